@@ -1,0 +1,68 @@
+# Everything a maintainer runs, by name. `make` alone lists it.
+
+PYTHON ?= python3
+OLDEST := 3.11
+OTHERS ?= 3.12 3.13
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help demo venv check test others explore simulate bench clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo:  ## two processes, one lock: needs Python alone, no network and no installation
+	PYTHONPATH=.:backends $(PYTHON) examples/demo.py
+
+venv: $(VENV)/.installed  ## an environment with the library (editable) and all that tests need
+
+$(VENV)/.installed: pyproject.toml .ci/venv
+	sh .ci/venv "$(PYTHON)" $(VENV) test
+	@touch $@
+
+check: venv  ## linter, formatter and both type checkers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright --warnings
+
+test: check  ## the checks, the whole suite, and its quick part on every other Python found here
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory others
+
+others: $(OTHERS:%=python-%)  ## the quick part of the suite on the other Pythons found here
+
+# An interpreter counts as found when it runs: the shims of version managers exist for versions that do not.
+python-%:
+	@python=$$(sh .ci/python $*) || { echo "python$*: not found on this machine, skipped"; exit 0; }; \
+	$(MAKE) --no-print-directory quick VERSION=$* PYTHON="$$python"
+
+.PHONY: quick
+quick: $(VENV)-$(VERSION)/.installed
+	$(VENV)-$(VERSION)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(PYTEST_ARGS)
+
+$(VENV)-$(VERSION)/.installed: pyproject.toml .ci/venv
+	sh .ci/venv "$(PYTHON)" $(VENV)-$(VERSION) suite
+	@touch $@
+
+explore: venv  ## search the model of the protocol deeper than the tests do
+	$(BIN)/python -m leases.testing.explorer --deep
+
+simulate: venv  ## run the protocol against a store and a network that misbehave
+	$(BIN)/leases simulate
+
+bench: $(VENV)/.bench  ## what things cost on this machine
+	@for file in benchmarks/*.py; do \
+		case $$file in */_*) continue;; esac; \
+		echo "== $$file"; $(BIN)/python $$file || exit 1; \
+	done
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) $(OTHERS:%=$(VENV)-%) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
