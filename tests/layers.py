@@ -19,7 +19,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.errors",),
     ("leases.record",),
-    ("leases.contract", "leases.clock"),
+    ("leases.contract", "leases.clock", "leases.terms"),
+    ("leases.events",),
     # The rules of a store, shared by the memory backend and the simulator: what is simulated is what runs.
     ("leases.testing.cells",),
     ("leases_backends.*",),
@@ -38,7 +39,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
 )
 
 # Pure means: of the standard library only what neither waits, nor talks, nor reads a clock, nor rolls dice.
-PURE: Final = ("leases.machine",)
+PURE: Final = ("leases.terms", "leases.events", "leases.machine")
 PURE_LIBRARY: Final = frozenset(
     {"__future__", "abc", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools"}
     | {"heapq", "itertools", "math", "typing"}

@@ -1,0 +1,82 @@
+"""The clocks of this host: one that a holder believes, one that a waiter counts by, and the boot's identity.
+
+A holder must never count less time than passed, a waiter never more. On Linux CLOCK_BOOTTIME goes on
+while the host sleeps and CLOCK_MONOTONIC stands still, and both are slewed alike: the larger elapsed time
+is always that of the first, the smaller that of the second. No decision looks at the wall clock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Instant(NamedTuple):
+    """One look at the clocks, in seconds.
+
+    Attributes:
+        hold: the holder's clock; it counts time during which the host slept.
+        wait: the waiter's clock; it does not.
+        wall: Unix time, written into records for people and never compared.
+    """
+
+    hold: float
+    wait: float
+    wall: float
+
+
+Clock = Callable[[], Instant]
+
+
+def _find_clocks() -> tuple[Callable[[], float], Callable[[], float], bool]:
+    """The holder's clock, the waiter's, and whether the holder's counts sleep."""
+    if sys.platform == "linux":
+        return (
+            lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+            lambda: time.clock_gettime(time.CLOCK_MONOTONIC),
+            True,
+        )
+    if (
+        sys.platform == "darwin"
+    ):  # Darwin's CLOCK_MONOTONIC_RAW goes on during sleep, CLOCK_UPTIME_RAW does not.
+        return (
+            lambda: time.clock_gettime(time.CLOCK_MONOTONIC_RAW),
+            lambda: time.clock_gettime(time.CLOCK_UPTIME_RAW),
+            True,
+        )
+    return time.monotonic, time.monotonic, False
+
+
+hold_now, wait_now, counts_sleep = _find_clocks()
+
+
+def system_clock() -> Instant:
+    """Look at this host's clocks now."""
+    return Instant(hold_now(), wait_now(), time.time())
+
+
+def boot_id() -> str | None:
+    """The identity of this boot of this host, or None where its boot clock must not be compared.
+
+    None where the kernel does not tell it, and in a time namespace of its own, whose CLOCK_BOOTTIME is
+    offset against that of the host.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        offsets = _time_offsets()
+    except (OSError, ValueError):
+        return None
+    return boot if len(boot) == 36 and not any(offsets) else None
+
+
+def _time_offsets() -> list[int]:
+    """The offsets of this process's time namespace; none where the kernel has no time namespaces."""
+    path = "/proc/self/timens_offsets"
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="ascii") as file:
+        return [int(word) for line in file for word in line.split()[1:]]

@@ -1,0 +1,106 @@
+"""Every error of the library, in one tree, each also a standard error a caller may already catch.
+
+The message names whose fault it was and ends in the next step; the facts it names are attributes.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+LossReason = Literal["expired", "superseded", "broken", "released", "forked", "closed"]
+
+_WHY_LOST: Final[dict[str, str]] = {
+    "expired": "no renewal was committed in time; check the store's latency, or use a longer ttl",
+    "superseded": "another claim stands in the store; acquire anew",
+    "broken": "somebody broke or removed the record in the store; acquire anew",
+    "released": "it was released; acquire anew",
+    "forked": "it belongs to the parent of this forked process; acquire in the child",
+    "closed": "its store was closed; keep the store open as long as the lease is used",
+}
+
+
+class LeasesError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class ConfigurationError(LeasesError, ValueError):
+    """A name, an option or a URL that cannot work; nothing was sent to any store."""
+
+
+class AcquireTimeout(LeasesError, TimeoutError):
+    """The lock was not to be had in the time allowed.
+
+    Attributes:
+        name: the lock.
+        holder: who holds it, as far as was seen; None when nobody could be seen.
+        remaining: seconds until its record can expire if its holder is dead; None when unknown.
+        timeout: the seconds that were allowed.
+    """
+
+    def __init__(
+        self, name: str, timeout: float, holder: str | None = None, remaining: float | None = None
+    ) -> None:
+        self.name, self.timeout, self.holder, self.remaining = name, timeout, holder, remaining
+        super().__init__(name, timeout, holder, remaining)
+
+    def __str__(self) -> str:
+        if self.holder is None:
+            return f'lock "{self.name}" was not acquired within {self.timeout:g} s; try again'
+        lasts = "" if self.remaining is None else f" for up to another {self.remaining:.1f} s"
+        advice = "pass timeout= to wait" if self.timeout <= 0 else "pass a longer timeout= to wait"
+        return f'lock "{self.name}" is held by {self.holder}{lasts}; {advice}'
+
+
+class LeaseLost(LeasesError):
+    """The lease does not stand any more: whatever it guarded must have stopped.
+
+    Attributes:
+        name: the lock.
+        reason: ``expired``, ``superseded``, ``broken``, ``released``, ``forked`` or ``closed``.
+        at: when it was lost, on the holder's clock (seconds of CLOCK_BOOTTIME on Linux).
+        token: the fencing token of the tenure that ended.
+    """
+
+    def __init__(self, name: str, reason: LossReason, at: float, token: int | None = None) -> None:
+        self.name, self.reason, self.at, self.token = name, reason, at, token
+        super().__init__(name, reason, at, token)
+
+    def __str__(self) -> str:
+        return f'lease on "{self.name}" is lost ({self.reason}): {_WHY_LOST[self.reason]}'
+
+
+class NotLeader(LeasesError):
+    """This process does not lead, so it must not run what only the leader may run."""
+
+
+class StoreError(LeasesError):
+    """The store's fault, or the way to it."""
+
+
+class StoreUnavailable(StoreError, ConnectionError):
+    """The store gave no answer that could be used."""
+
+
+class StoreDenied(StoreError, PermissionError):
+    """The store refused this client: credentials, permissions, a read-only file."""
+
+
+class RecordRefused(StoreError):
+    """What stands under the name is foreign, corrupt, absurd or from a newer format. It was left as it is.
+
+    Attributes:
+        name: the lock.
+        body: the bytes that stand there, whole.
+    """
+
+    def __init__(self, name: str, why: str, body: bytes) -> None:
+        self.name, self.why, self.body = name, why, body
+        super().__init__(name, why, body)
+
+    def __str__(self) -> str:
+        shown = self.body[:200].decode("utf-8", "backslashreplace")
+        dots = "…" if len(self.body) > 200 else ""
+        return (
+            f'the record of "{self.name}" is refused: {self.why}; it was not touched and reads '
+            f"{shown!r}{dots}; use another name, or remove it with the store's own tool"
+        )

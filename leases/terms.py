@@ -1,0 +1,74 @@
+"""The durations of a lease, refused where they cannot work together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leases.errors import ConfigurationError
+from leases.record import check_ttl
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Terms:
+    """The durations of a lease, in seconds, refused where they cannot work together.
+
+    Attributes:
+        ttl: how long a record lasts; what others wait for when the holder is dead. Default 15.
+        hold: V, how long the holder believes after a send. Default 0.75 ttl, less where rate demands it.
+        renew: from a committed send to the next renewal. Default ttl/3.
+        attempt: after how long one request counts as unanswered. Default V/4.
+        rate: rho, the bound on the rate error of every clock of the fleet. Default 0.1: chrony slews by
+            up to 8.3 %, and at V = 0.75 ttl it costs nothing.
+        guard: taken off V for the grain of clocks and timers. Default ttl/100, at most 0.05.
+    """
+
+    ttl: float
+    hold: float
+    renew: float
+    attempt: float
+    rate: float
+    guard: float
+
+    def __init__(
+        self,
+        ttl: float = 15.0,
+        *,
+        hold: float | None = None,
+        renew: float | None = None,
+        attempt: float | None = None,
+        rate: float = 0.1,
+        guard: float | None = None,
+    ) -> None:
+        """See the class.
+
+        Raises:
+            ConfigurationError: durations that cannot work together; the message names both.
+        """
+        ttl = check_ttl(ttl)
+        if not 0 <= rate < 1:
+            raise ConfigurationError(f"rate={rate} is not a rate error; choose 0 <= rate < 1, such as 0.1")
+        guard = min(ttl / 100, 0.05) if guard is None else guard
+        bound = ttl * (1 - rate) / (1 + rate) - guard
+        hold = min(0.75 * ttl, bound) if hold is None else hold
+        renew = ttl / 3 if renew is None else renew
+        attempt = hold / 4 if attempt is None else attempt
+        _refuse_durations(ttl, hold, renew, attempt, guard, bound)
+        for name, value in zip(self.__slots__, (ttl, hold, renew, attempt, rate, guard), strict=True):
+            object.__setattr__(self, name, float(value))
+
+
+def _refuse_durations(
+    ttl: float, hold: float, renew: float, attempt: float, guard: float, bound: float
+) -> None:
+    if guard < 0:
+        raise ConfigurationError(f"guard={guard} s is negative; choose 0 or more")
+    if hold <= 0 or hold > bound * (1 + 1e-9):
+        raise ConfigurationError(
+            f"hold={hold:g} s does not fit ttl={ttl:g} s: with these clocks a holder may believe for at most "
+            f"{bound:g} s after a send; choose a longer ttl, or 0 < hold <= {bound:g}"
+        )
+    if renew <= 0 or attempt <= 0 or renew + attempt > hold:
+        raise ConfigurationError(
+            f"renew={renew:g} s and attempt={attempt:g} s do not fit hold={hold:g} s: no renewal could be "
+            "answered in time; choose renew > 0 and attempt > 0 with renew + attempt <= hold"
+        )
