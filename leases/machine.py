@@ -422,6 +422,11 @@ class Machine:
         return self.held(now) and now.hold >= self._overdue_at
 
     @property
+    def awaited(self) -> int | None:
+        """The number of the request that is still worth carrying out."""
+        return None if self._flight is None else self._flight.request
+
+    @property
     def blocker(self) -> Slot | None:
         """The record that kept this claim waiting, as last seen."""
         return self._view
@@ -431,6 +436,11 @@ class Machine:
         if self._view is None or not self._view.held:
             return None
         return max(self._ripe_in(now, self._view), 0.0)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What observers are to see."""
+        return self._metadata
 
     @property
     def updated(self) -> bool:

@@ -1,0 +1,73 @@
+"""Distributed locks and leader election on leases, over any store that can compare and swap.
+
+    from leases import Lock
+
+    with Lock("my-lock") as lease:
+        write(row, token=lease.token)
+
+Start with `Lock`; `connect` shares one store on purpose; `leases.machine` is the protocol.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leases.errors import (
+        AcquireTimeout,
+        ConfigurationError,
+        LeaseLost,
+        LeasesError,
+        NotLeader,
+        RecordRefused,
+        StoreDenied,
+        StoreError,
+        StoreUnavailable,
+    )
+    from leases.lease import Lease
+    from leases.lock import Lock
+    from leases.store import Status, Store, connect
+    from leases.terms import Terms
+
+__all__ = [
+    "AcquireTimeout",
+    "ConfigurationError",
+    "Lease",
+    "LeaseLost",
+    "LeasesError",
+    "Lock",
+    "NotLeader",
+    "RecordRefused",
+    "Status",
+    "Store",
+    "StoreDenied",
+    "StoreError",
+    "StoreUnavailable",
+    "Terms",
+    "connect",
+]
+
+__version__ = "0.1.0"
+
+# Loaded when first asked for: `import leases` costs next to nothing, and a program pays for what it uses.
+_WHERE = {
+    "Lease": "leases.lease",
+    "Lock": "leases.lock",
+    "Status": "leases.store",
+    "Store": "leases.store",
+    "Terms": "leases.terms",
+    "connect": "leases.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'leases' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE.get(name, "leases.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,80 @@
+"""The driver for asyncio: it waits by awaiting; keeper and couriers carry out requests, off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from leases.hub import Hub, Ticket
+from leases.script import Wait, acquiring, releasing
+
+if TYPE_CHECKING:
+    from leases.tenure import Tenure, Wish
+
+T = TypeVar("T")
+
+
+class Bell:
+    """Wakes the one task that waits for it, from any thread; a ring before the wait is not lost."""
+
+    __slots__ = ("_event", "_loop")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the waiter, now or when it comes."""
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:  # The loop is closed, and nobody waits any more.
+            pass
+
+    async def wait(self, timeout: float | None) -> None:
+        """Wait for a ring, for at most `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        self._event.clear()
+
+
+async def acquire(
+    hub: Hub, wish: Wish, timeout: float | None, fences: Sequence[Callable[[Tenure], None]] = ()
+) -> Tenure:
+    """Acquire; the errors are those of `leases.script.acquiring`."""
+    bell = Bell()
+    return await _run(acquiring(hub, wish, timeout, Ticket(bell.ring), here=False, fences=fences), bell)
+
+
+async def release(tenure: Tenure) -> None:
+    """Release, the work being stopped. Cancelled, it goes on in the background."""
+    bell = Bell()
+    await _run(releasing(tenure, bell.ring, here=False), bell)
+
+
+async def in_thread(function: Callable[[], object]) -> None:
+    """Call what may block, off the loop."""
+    await asyncio.to_thread(function)
+
+
+async def _run(script: Generator[Wait, None, T], bell: Bell) -> T:
+    try:
+        wait = next(script)
+        while True:
+            if callable(wait):
+                try:
+                    await asyncio.to_thread(wait)
+                except BaseException as error:
+                    wait = script.throw(error)
+                    continue
+            else:
+                await bell.wait(wait)
+            wait = next(script)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        script.close()

@@ -1,0 +1,359 @@
+"""A lease: what an acquisition gives, for as long as it stands."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from leases import threads
+from leases.errors import ConfigurationError, LeaseLost, LossReason
+from leases.events import Event, Lost, Renewed
+from leases.record import check_metadata
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from leases.tenure import Tenure
+
+OnLost = Callable[["Lease", LeaseLost], None]
+
+
+class Lease:
+    """One tenure of a lock, from its acquisition until it is released or lost.
+
+    It is renewed in the background. Ask `held`, or `check()`, before every step that must not happen
+    twice; both read the clock. Hand `token` to every resource that can compare it. It can be used as a context
+    manager of either colour, and releases at the end. It may be handed to other threads, not to other
+    processes: in the child of a fork it is lost.
+    """
+
+    __slots__ = (
+        "__weakref__", "_bells", "_depth", "_mutex", "_on_end", "_on_lost", "_release_began", "_tenure",
+        "_told",
+    )  # fmt: skip
+
+    def __init__(
+        self, tenure: Tenure, on_lost: OnLost | None = None, on_end: Callable[[], None] | None = None
+    ) -> None:
+        self._tenure = tenure
+        self._on_lost = on_lost
+        self._on_end = on_end  # called once, when a release begins
+        self._bells: list[Callable[[], None]] = []
+        self._mutex = threading.Lock()
+        self._depth = 1
+        self._told = False
+        self._release_began = False
+        tenure.on_event = self._hear
+        if tenure.machine.lost is not None:
+            self._tell_loss()
+
+    # ---- what is so ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The lock."""
+        return self._tenure.name
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, as others see it."""
+        return self._tenure.machine.holder
+
+    @property
+    def token(self) -> int:
+        """The fencing token: larger than that of every earlier tenure of this lock."""
+        token = self._tenure.machine.token
+        assert token is not None, "a lease exists only after its token is known"
+        return token
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease stands at this instant; the clock is read every time."""
+        return not self._release_began and self._tenure.held
+
+    @property
+    def deadline(self) -> float:
+        """When it ends unless renewed, on the holder's clock (seconds of CLOCK_BOOTTIME on Linux)."""
+        return self._tenure.machine.deadline
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which it stands if no renewal is committed any more; 0 once it is over."""
+        if not self.held:
+            return 0.0
+        return max(self._tenure.machine.deadline - self._tenure.hub.clock().hold, 0.0)
+
+    @property
+    def jeopardy(self) -> bool:
+        """Whether it stands and a renewal is overdue: a good moment to begin nothing new."""
+        return self.held and self._tenure.machine.jeopardy(self._tenure.hub.clock())
+
+    @property
+    def lost(self) -> Loss:
+        """The end of the lease: true once it came, with a reason; it can be waited for in both colours."""
+        return Loss(self)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the holder shows to observers; change it with `update`."""
+        return dict(self._tenure.machine.metadata)
+
+    def check(self) -> None:
+        """Return if the lease stands at this instant.
+
+        Raises:
+            LeaseLost: it does not; the error says why and since when.
+        """
+        if not self.held:
+            raise self._loss()
+
+    # ---- what can be done ------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Free the lock; call it when the work has stopped. Releasing twice, or after a loss, is harmless.
+
+        It waits for one answer of the store at most. If there is none the record may last until its ttl has
+        passed, which the log says.
+        """
+        if self._begin_release():
+            threads.release(self._tenure)
+            self._end_release()
+
+    async def release_async(self) -> None:
+        """`release`, awaited. Cancelled, it goes on in the background."""
+        if self._begin_release():
+            from leases import aio
+
+            await aio.release(self._tenure)
+            self._end_release()
+
+    def update(self, metadata: Mapping[str, str], *, timeout: float | None = None) -> None:
+        """Show other metadata to observers, by a renewal sent at once, and wait until it is committed.
+
+        Args:
+            metadata: the new metadata, whole: text to text, about 2 KiB at most.
+            timeout: seconds to wait; None waits as long as the lease stands.
+
+        Raises:
+            ConfigurationError: metadata that a record cannot carry.
+            LeaseLost: the lease ended first.
+            TimeoutError: not committed within `timeout`; it may be later.
+        """
+        self._begin_update(metadata)
+        bell = threads.Bell()
+        self._bells.append(bell.ring)
+        try:
+            for left in self._updating(timeout):
+                bell.wait(left)
+        finally:
+            self._bells.remove(bell.ring)
+
+    async def update_async(self, metadata: Mapping[str, str], *, timeout: float | None = None) -> None:
+        """`update`, awaited."""
+        from leases import aio
+
+        self._begin_update(metadata)
+        bell = aio.Bell()
+        self._bells.append(bell.ring)
+        try:
+            for left in self._updating(timeout):
+                await bell.wait(left)
+        finally:
+            self._bells.remove(bell.ring)
+
+    def _begin_update(self, metadata: Mapping[str, str]) -> None:
+        self.check()
+        self._tenure.update(check_metadata(metadata))
+
+    def _updating(self, timeout: float | None) -> Generator[float, None, None]:
+        clock = self._tenure.hub.clock
+        until = None if timeout is None else clock().wait + timeout
+        while not self._tenure.machine.updated:
+            self.check()
+            left = self.remaining if until is None else min(until - clock().wait, self.remaining)
+            if until is not None and left <= 0 < self.remaining:
+                raise TimeoutError(f'metadata of "{self.name}" not committed within {timeout:g} s; ask again')
+            yield left
+
+    # ---- as a context manager --------------------------------------------------------------------
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loss = self._loss_in_body()
+        self.release()
+        self._raise_loss(loss, error)
+
+    async def __aenter__(self) -> Lease:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loss = self._loss_in_body()
+        await self.release_async()
+        self._raise_loss(loss, error)
+
+    def _loss_in_body(self) -> LeaseLost | None:
+        """The loss that the body ran into; a release by the body itself is none."""
+        return None if self._release_began or self._tenure.held else self._loss()
+
+    @staticmethod
+    def _raise_loss(loss: LeaseLost | None, error: BaseException | None) -> None:
+        """Raise it at the end of a body, and never in place of the body's own error."""
+        if loss is None:
+            return
+        if error is None:
+            raise loss
+        error.add_note(str(loss))
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    def _loss(self) -> LeaseLost:
+        loss = self._tenure.loss()
+        if loss is not None:
+            return loss
+        return LeaseLost(self.name, "released", self._tenure.hub.clock().hold, self.token)
+
+    def _begin_release(self) -> bool:
+        with self._mutex:
+            self._depth -= 1
+            if self._depth > 0 or self._release_began:
+                return False
+            self._release_began = True
+        if self._on_end is not None:
+            self._on_end()
+        return True
+
+    def _end_release(self) -> None:
+        if self._bells:
+            self._ring()
+
+    def _nest(self) -> Lease:
+        """One more of the same thread or task holds it."""
+        with self._mutex:
+            self._depth += 1
+        return self
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Lost):
+            self._tell_loss()
+        elif isinstance(event, Renewed) and self._bells:
+            self._ring()
+
+    def _tell_loss(self) -> None:
+        """Once: wake who waits, and call back from a thread of its own, so that nothing waits for it."""
+        with self._mutex:
+            if self._told:
+                return
+            self._told = True
+        self._ring()
+        if self._on_lost is not None and not self._release_began and self._tenure.dead != "forked":
+            loss = self._loss()
+            args = (self._on_lost, self, loss)
+            threading.Thread(target=_call, args=args, name="leases-on-lost", daemon=True).start()
+
+    def _ring(self) -> None:
+        for ring in list(self._bells):
+            ring()
+
+    def __repr__(self) -> str:
+        state = f"held for another {self.remaining:.1f} s" if self.held else self._loss().reason
+        return f'<Lease "{self.name}" token={self.token} {state}>'
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lease belongs to this process; pass lease.token, or acquire in the other process")
+
+
+class Loss:
+    """The end of one lease: false while it stands, true for ever once it came."""
+
+    __slots__ = ("_lease",)
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def __bool__(self) -> bool:
+        return not self._lease.held
+
+    @property
+    def reason(self) -> LossReason | None:
+        """``expired``, ``superseded``, ``broken``, ``released``, ``forked`` or ``closed``; None before it."""
+        return None if self._lease.held else self._lease._loss().reason
+
+    @property
+    def at(self) -> float | None:
+        """When it came, on the holder's clock; None before it."""
+        return None if self._lease.held else self._lease._loss().at
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the lease has ended, for at most `timeout` seconds; whether it has.
+
+        It needs nobody to tell it: it wakes by itself at the deadline.
+        """
+        bell = threads.Bell()
+        self._lease._bells.append(bell.ring)
+        try:
+            for left in self._waiting(timeout):
+                bell.wait(left)
+        finally:
+            self._lease._bells.remove(bell.ring)
+        return bool(self)
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """`wait`, awaited."""
+        from leases import aio
+
+        bell = aio.Bell()
+        self._lease._bells.append(bell.ring)
+        try:
+            for left in self._waiting(timeout):
+                await bell.wait(left)
+        finally:
+            self._lease._bells.remove(bell.ring)
+        return bool(self)
+
+    def __await__(self) -> Generator[Any, Any, bool]:
+        return self.wait_async().__await__()
+
+    def _waiting(self, timeout: float | None) -> Generator[float, None, None]:
+        clock = self._lease._tenure.hub.clock
+        until = None if timeout is None else clock().wait + timeout
+        while not self:
+            left = (
+                self._lease.remaining if until is None else min(until - clock().wait, self._lease.remaining)
+            )
+            if until is not None and clock().wait >= until:
+                return
+            yield left
+
+    def __repr__(self) -> str:
+        return f"<Loss {self.reason or 'not yet'}>"
+
+
+def _call(on_lost: OnLost, lease: Lease, loss: LeaseLost) -> None:
+    try:
+        on_lost(lease, loss)
+    except Exception as error:
+        from leases.keeper import report
+
+        report("on_lost of %r failed", lease, error)
+
+
+def check_on_lost(on_lost: object) -> OnLost | None:
+    """What `on_lost` means: a callable, or None for raising at the end of the body alone.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    if on_lost == "raise":
+        return None
+    if callable(on_lost):
+        return on_lost
+    raise ConfigurationError(
+        f'on_lost={on_lost!r} is neither "raise" nor a function of (lease, loss); pass one'
+    )
