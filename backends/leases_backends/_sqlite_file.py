@@ -1,0 +1,428 @@
+"""One database file as one process sees it: opening, transactions, and the sequence that numbers writes.
+
+Versions and tokens come from one sequence of the file. Commits do not wait for the disk, so a power cut may
+roll the last of them back; a *ceiling*, which does wait, stays at least `MARGIN` above every number handed
+out, and the first open under another boot goes on from there.
+
+A process has one connection to a file, under a mutex, and none while it forks: what SQLite believes of the
+locks that its process holds would be copied into the child, where it is wrong, and wrong for connections
+that the child opens later too. Nothing here opens the file beside SQLite: closing it again would drop all
+locks of the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from leases.clock import boot_id
+from leases.contract import Slot
+from leases.errors import StoreDenied, StoreUnavailable
+from leases.record import Claim, decode
+from leases_backends._paths import make_private
+from leases_backends._sqlite_errors import SPOILT, cannot_open, code, translate
+
+MARGIN: Final = 1000
+SCHEMA: Final = 1
+APPLICATION: Final = 0x6C656173  # "leas": file(1) and a careful stranger see whose it is
+_FORK_PATIENCE: Final = 1.0  # seconds for which a fork waits for a transaction under way
+_LONGEST: Final = 3600.0
+
+_TABLES: Final = f"""
+CREATE TABLE leases (name TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE sequence (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    last INTEGER NOT NULL,
+    ceiling INTEGER NOT NULL,
+    boot TEXT
+);
+INSERT INTO sequence VALUES (1, 0, 0, NULL);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {SCHEMA}
+"""
+_WHOSE: Final = (
+    "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
+    " FROM pragma_application_id, pragma_user_version"
+)
+_ONE: Final = "SELECT last, ceiling, version, CAST(body AS BLOB) FROM sequence LEFT JOIN leases ON name = ?"
+_ALL: Final = "SELECT CAST(name AS BLOB), version, CAST(body AS BLOB) FROM leases WHERE name >= ? ORDER BY 1"
+
+
+class Row(NamedTuple):
+    """What the file shows of one name.
+
+    Attributes:
+        last: the number of the last write to the file.
+        ceiling: no number above it was ever handed out, not even by a commit that was rolled back.
+        version: the number of the last write to the name; None where there is no record.
+        body: the record's bytes.
+    """
+
+    last: int
+    ceiling: int
+    version: int | None
+    body: bytes
+
+    def slot(self, name: str, claim: Claim | None = None) -> Slot:
+        """The same as the protocol sees it; pass the claim where it is known.
+
+        Raises:
+            RecordRefused: the record is not ours.
+        """
+        if self.version is None:
+            return Slot(name, None, None, self.last, self.last)
+        claim = claim or decode(name, self.body)
+        return Slot(name, self.version, claim, self.version, self.version, self.body)
+
+
+class CommitDoubt(StoreUnavailable):
+    """The commit was answered with an error: nobody can say whether it stands."""
+
+
+class File:
+    """One path, for all who use it in this process. Close it when `users` is empty.
+
+    Args:
+        path: absolute.
+        private: create the file, and its directory, for this user alone.
+    """
+
+    def __init__(self, path: str, *, private: bool) -> None:
+        self.path: Final = path
+        self.users: Final[set[object]] = set()
+        self._private = private
+        self._parts = (path, f"{path}-wal", f"{path}-shm")
+        self._mutex = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._inodes: tuple[int, ...] = ()
+        self._patience = -1  # milliseconds, as SQLite was last told
+        self._highest = 0  # of all numbers that this process has seen
+        self._forker = 0
+        self._orphan = False
+
+    def read(self, name: str, timeout: float) -> Row:
+        """What stands under a name.
+
+        Raises:
+            StoreUnavailable: no answer in time, or none that can be used.
+            StoreDenied: this process cannot use the file.
+        """
+        return self.read_many((name,), timeout)[0]
+
+    def read_many(self, names: Iterable[str], timeout: float) -> list[Row]:
+        """What stands under each of the names; raises as `read` does."""
+        db = self._enter(timeout)
+        try:
+            return [self._row(db, name) for name in names]
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
+        finally:
+            self._leave(db)
+
+    def scan(self, prefix: str, timeout: float) -> list[tuple[str, int, bytes]]:
+        """Name, version and bytes of every record whose name begins so, by name; raises as `read` does."""
+        db = self._enter(timeout)
+        found: list[tuple[str, int, bytes]] = []
+        try:
+            for raw, version, body in db.execute(_ALL, (prefix,)):
+                name = raw.decode(errors="replace")
+                if not name.startswith(prefix):
+                    break
+                found.append((name, version, body))
+            return found
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
+        finally:
+            self._leave(db)
+
+    def swap(self, name: str, version: object, body: bytes | None, timeout: float) -> tuple[bool, Row]:
+        """Write a record, or delete it (None), if its version stands there: was it done, and what stands.
+
+        Deleting what is absent is not done.
+
+        Raises:
+            CommitDoubt: it may have been done.
+            StoreUnavailable: it was not done.
+            StoreDenied: it was not done, and this process cannot use the file.
+        """
+        db, committing = self._enter(timeout), False
+        try:
+            row = self._begin(db, name)
+            if row.version != version or (version is None and body is None):
+                return False, row
+            number = row.last + 1
+            if body is None:
+                db.execute("DELETE FROM leases WHERE name = ?", (name,))
+            elif version is None:
+                db.execute("INSERT INTO leases VALUES (?, ?, ?)", (name, number, body))
+            else:
+                db.execute("UPDATE leases SET version = ?, body = ? WHERE name = ?", (number, body, name))
+            db.execute("UPDATE sequence SET last = ?", (number,))
+            committing = True
+            db.execute("COMMIT")
+            self._highest = number
+            return True, Row(number, row.ceiling, None if body is None else number, body or b"")
+        except sqlite3.Error as error:
+            raise self._trouble(error, committing=committing) from error
+        finally:
+            self._leave(db)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        with self._mutex:
+            self._drop()
+
+    # The mutex is held in all that follows, between _enter and _leave.
+
+    def _enter(self, timeout: float) -> sqlite3.Connection:
+        """Take the mutex, and a connection to the file that is at the path now."""
+        until = time.monotonic() + timeout
+        if not self._mutex.acquire(timeout=min(max(timeout, 0.0), _LONGEST)):
+            raise StoreUnavailable(f"{self.path}: other threads kept it busy for {timeout:g} s; try again")
+        try:
+            if self._db is not None and self._inodes_now() != self._inodes:
+                self._drop()  # The file was removed or replaced; what we hold open is nobody's lock any more.
+            left = until - time.monotonic()
+            db = self._db or self._open(left)
+            self._wait_at_most(db, left)
+            return db
+        except sqlite3.Error as error:
+            trouble = self._trouble(error)
+            self._mutex.release()
+            raise trouble from error
+        except BaseException:
+            self._mutex.release()
+            raise
+
+    def _leave(self, db: sqlite3.Connection) -> None:
+        """Undo what is not committed, and give the mutex back."""
+        try:
+            if self._db is db and db.in_transaction:
+                db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._drop()
+        finally:
+            self._mutex.release()
+
+    def _begin(self, db: sqlite3.Connection, name: str) -> Row:
+        """Begin to write: what stands under the name, with room for another number below the ceiling."""
+        db.execute("BEGIN IMMEDIATE")
+        row = self._row(db, name)
+        if row.last + MARGIN < row.ceiling:
+            return row
+        db.execute("ROLLBACK")
+        self._settle(db)
+        db.execute("BEGIN IMMEDIATE")
+        return self._row(db, name)
+
+    def _row(self, db: sqlite3.Connection, name: str) -> Row:
+        """What stands under the name, in a file whose numbers are above all that this process has seen."""
+        row = self._select(db, name)
+        if row.last < self._highest:
+            # An older copy was put in place. Its numbers go on above ours, lest old ones be news or a token
+            # be given twice; a process that has seen nothing cannot know.
+            if writing := db.in_transaction:
+                db.execute("ROLLBACK")
+            self._settle(db)
+            if writing:
+                db.execute("BEGIN IMMEDIATE")
+            row = self._select(db, name)
+        self._highest = row.last
+        return row
+
+    def _select(self, db: sqlite3.Connection, name: str) -> Row:
+        found = db.execute(_ONE, (name,)).fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("the row of the sequence is missing")
+        last, ceiling, version, body = found
+        return Row(last, ceiling, version, body or b"")
+
+    def _settle(self, db: sqlite3.Connection, *, opening: bool = False) -> None:
+        """Bring sequence and ceiling above all that may have been handed out, and wait for the disk."""
+        boot = boot_id()
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            last, ceiling, known = self._sequence(db)
+            shift = self._highest if last < self._highest else 0
+            start = ceiling if opening and (boot is None or boot != known) else last
+            start = max(start, last + shift)
+            if shift:
+                db.execute("UPDATE leases SET version = version + ?", (shift,))
+            ceiling = max(ceiling, start + 2 * MARGIN)
+            db.execute("UPDATE sequence SET last = ?, ceiling = ?, boot = ?", (start, ceiling, boot))
+            db.execute("COMMIT")
+            db.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            self._drop()  # It might go on waiting for the disk with every commit.
+            raise
+
+    def _sequence(self, db: sqlite3.Connection) -> tuple[int, int, str | None]:
+        found: tuple[int, int, str | None] | None
+        found = db.execute("SELECT last, ceiling, boot FROM sequence").fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("the row of the sequence is missing")
+        return found
+
+    def _open(self, timeout: float) -> sqlite3.Connection:
+        if self._orphan:
+            raise StoreUnavailable(
+                f"{self.path} was in use while this process was forked; "
+                "fork when no call is under way, or start a new program instead"
+            )
+        self._create()
+        stat = os.stat(self.path)
+        self._db = db = sqlite3.connect(self.path, 0, isolation_level=None, check_same_thread=False)
+        self._patience = 0
+        try:
+            self._wait_at_most(db, timeout)
+            self._prepare(db, time.monotonic() + timeout)
+            self._inodes = self._inodes_now()
+            if self._inodes[:2] != (stat.st_dev, stat.st_ino):
+                raise StoreUnavailable(f"{self.path} was replaced while it was opened; try again")
+        except BaseException:
+            self._drop()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection, until: float) -> None:
+        """Make of the file what is needed, if it is empty, and of its sequence, if the host has rebooted."""
+        made = self._check(db)
+        _use_log(db, self.path, until)
+        db.execute("PRAGMA synchronous = FULL")
+        if not made:
+            db.execute("BEGIN IMMEDIATE")
+            if not self._check(db):  # Another process may have been faster.
+                for statement in _TABLES.split(";"):  # executescript() would commit first
+                    db.execute(statement)
+            db.execute("COMMIT")
+        last, ceiling, boot = self._sequence(db)
+        if last < self._highest or last + MARGIN >= ceiling or boot is None or boot != boot_id():
+            self._settle(db, opening=True)
+        db.execute("PRAGMA synchronous = NORMAL")
+
+    def _check(self, db: sqlite3.Connection) -> bool:
+        """Whether the file is one of ours; False when it is empty."""
+        application, schema, tables = db.execute(_WHOSE).fetchone()  # at one instant: others may be at it
+        if application == APPLICATION and schema > SCHEMA:
+            raise StoreDenied(
+                f"{self.path} is of a newer leases (schema {schema}, not {SCHEMA}); upgrade here"
+            )
+        if application == APPLICATION and schema == SCHEMA:
+            return True
+        if application or schema or tables:
+            raise StoreDenied(f"{self.path} is a database of something else; name another file in LEASES_URL")
+        return False
+
+    def _create(self) -> None:
+        """Make the file where it is missing, with its mode, which SQLite gives its other files too."""
+        try:
+            if self._private:
+                make_private(os.path.dirname(self.path))
+            mode = 0o600 if self._private else 0o666
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise cannot_open(self.path, error) from error
+
+    def _wait_at_most(self, db: sqlite3.Connection, timeout: float) -> None:
+        """Bound SQLite's waiting, rounded down to a power of two: to tell it anew costs a statement."""
+        milliseconds = int(timeout * 1000)
+        patience = 1 << (milliseconds.bit_length() - 1) if milliseconds > 0 else 0
+        if patience != self._patience:
+            db.execute(f"PRAGMA busy_timeout = {patience}")
+            self._patience = patience
+
+    def _inodes_now(self) -> tuple[int, ...]:
+        """Which database, log and index are at the path; an answer of its own when one is missing."""
+        path, log, index = self._parts
+        try:
+            stat, its_log, its_index = os.stat(path), os.stat(log), os.stat(index)
+        except OSError:
+            return ()
+        return stat.st_dev, stat.st_ino, its_log.st_ino, its_index.st_ino
+
+    def _trouble(self, error: sqlite3.Error, *, committing: bool = False) -> Exception:
+        if code(error) in SPOILT:
+            self._drop()
+        if committing:
+            return CommitDoubt(f"{self.path}: the commit was answered with: {error}; look what stands there")
+        return translate(error, self.path)
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+
+    # Around a fork.
+
+    def before_fork(self) -> None:
+        """Close the connection, and keep others from opening one until the fork is done."""
+        if self._mutex.acquire(timeout=_FORK_PATIENCE):
+            self._forker = threading.get_ident()
+            self._drop()
+
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        if self._forker == threading.get_ident():
+            self._forker = 0
+            self._mutex.release()
+
+    def forked(self) -> None:
+        """In the child: a mutex of its own; a connection that could not be closed is kept, never used."""
+        self._mutex, self._forker = threading.Lock(), 0
+        if self._db is not None:
+            _keep_for_ever(self._db)
+            self._db, self._orphan = None, True
+
+
+def file_at(path: str, *, private: bool) -> File:
+    """The one `File` of this process for a path."""
+    return _files.setdefault(path, File(path, private=private))
+
+
+def _use_log(db: sqlite3.Connection, path: str, until: float) -> None:
+    """Have the file use a write-ahead log, whose commits do not wait for the disk."""
+    while True:
+        try:
+            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here, as it does elsewhere, while others create the same file.
+            if code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(0.005)
+    if mode != "wal":
+        raise StoreDenied(f"{path} is where processes cannot share memory; put it on a local disk")
+
+
+def _keep_for_ever(thing: Any) -> None:
+    """Keep an object from being closed when this process ends: SQLite must not say goodbye for the parent."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+_files: Final[dict[str, File]] = {}
+
+
+def _each(method: str) -> None:
+    for file in tuple(_files.values()):
+        getattr(file, method)()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _each("before_fork"),
+        after_in_parent=lambda: _each("after_fork"),
+        after_in_child=lambda: _each("forked"),
+    )
+atexit.register(_each, "close")
