@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Instant(NamedTuple):
@@ -31,31 +31,37 @@ class Instant(NamedTuple):
 Clock = Callable[[], Instant]
 
 
-def _find_clocks() -> tuple[Callable[[], float], Callable[[], float], bool]:
-    """The holder's clock, the waiter's, and whether the holder's counts sleep."""
-    if sys.platform == "linux":
-        return (
-            lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-            lambda: time.clock_gettime(time.CLOCK_MONOTONIC),
-            True,
-        )
-    if (
-        sys.platform == "darwin"
-    ):  # Darwin's CLOCK_MONOTONIC_RAW goes on during sleep, CLOCK_UPTIME_RAW does not.
-        return (
-            lambda: time.clock_gettime(time.CLOCK_MONOTONIC_RAW),
-            lambda: time.clock_gettime(time.CLOCK_UPTIME_RAW),
-            True,
-        )
-    return time.monotonic, time.monotonic, False
+if sys.platform == "linux":
+    _HOLD, _WAIT = time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC
+elif (
+    sys.platform == "darwin"
+):  # Darwin's CLOCK_MONOTONIC_RAW goes on during sleep, CLOCK_UPTIME_RAW does not.
+    _HOLD, _WAIT = time.CLOCK_MONOTONIC_RAW, time.CLOCK_UPTIME_RAW
+else:
+    _HOLD = _WAIT = None
+
+# Whether the holder's clock counts the time during which the host slept. Where it does not, a holder that
+# slept past its deadline learns it one renewal late, and only the token stands between.
+counts_sleep: Final = _HOLD is not None
 
 
-hold_now, wait_now, counts_sleep = _find_clocks()
+if _HOLD is not None and _WAIT is not None:
 
+    def system_clock(
+        look: Callable[[int], float] = time.clock_gettime,
+        wall: Callable[[], float] = time.time,
+        hold: int = _HOLD,
+        wait: int = _WAIT,
+    ) -> Instant:
+        """Look at this host's clocks now."""
+        return Instant(look(hold), look(wait), wall())
 
-def system_clock() -> Instant:
-    """Look at this host's clocks now."""
-    return Instant(hold_now(), wait_now(), time.time())
+else:
+
+    def system_clock() -> Instant:
+        """Look at this host's clocks now."""
+        now = time.monotonic()
+        return Instant(now, now, time.time())
 
 
 def boot_id() -> str | None:

@@ -11,13 +11,32 @@ from leases.record import HOLDER_BYTES
 
 
 def default_holder() -> str:
-    """``host:pid``, or ``pod:pid`` where the pod's name is known; read anew, because a fork changes it."""
+    """``host:pid``, or ``pod:pid`` where ``$POD_NAME`` is set; found once for each process."""
+    global _known
+    if _known is None:
+        _known = f"{_host()}:{os.getpid()}"
+    return _known
+
+
+_known: str | None = None
+
+
+def _host() -> str:
     host = os.environ.get("POD_NAME") or _host_name()
     text = "".join(c for c in host if c.isprintable()) or "host"
-    return f"{text.encode()[: HOLDER_BYTES - 16].decode(errors='ignore')}:{os.getpid()}"
+    return text.encode()[: HOLDER_BYTES - 16].decode(errors="ignore")
 
 
 def _host_name() -> str:
     if hasattr(os, "uname"):
         return os.uname().nodename
     return os.environ.get("COMPUTERNAME", "host")
+
+
+def _forget() -> None:
+    global _known
+    _known = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 # Condition variables wait on a clock that stands still while the host sleeps; deadlines do not. So the
 # keeper never sleeps for longer than this while it has something to keep.
@@ -23,11 +23,17 @@ _IDLE_SECONDS: Final = 10.0
 
 
 class Kept(Protocol):
-    """What the keeper keeps: `tick` does what is due, without waiting, and asks to be kept for the next time."""
+    """What the keeper keeps: `tick` does what is due, without waiting, and asks to be kept on."""
 
-    due: float
+    plan: Plan | None
 
     def tick(self) -> None: ...
+
+
+class Plan(list[Any]):
+    """When to look at what: [due, a number that no other plan has, Kept]; dropped when the last is None."""
+
+    __slots__ = ()
 
 
 class Keeper:
@@ -35,10 +41,11 @@ class Keeper:
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._heap: list[tuple[float, int, Kept]] = []
+        self._heap: list[Plan] = []
         self._order = count()
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
+        self._sweep_at = 1024
 
     @property
     def alive(self) -> bool:
@@ -47,18 +54,18 @@ class Keeper:
 
     def keep(self, kept: Kept, delay: float | None) -> None:
         """Call `kept.tick()` after `delay` seconds, instead of whatever was planned for it; None: never."""
+        drop(kept)
         if delay is None:
-            kept.due = 0.0
             return
         due = time.monotonic() + delay
+        plan = kept.plan = Plan((due, next(self._order), kept))
         with self._changed:
-            kept.due = due
-            heapq.heappush(self._heap, (due, next(self._order), kept))
+            heapq.heappush(self._heap, plan)
             if not self.alive:
                 self._start()
             elif due < self._sleeps_until:
                 self._changed.notify()
-            if len(self._heap) > 4096 and next(self._order) % 1024 == 0:
+            if len(self._heap) > self._sweep_at:
                 self._sweep()
 
     def _start(self) -> None:
@@ -66,9 +73,10 @@ class Keeper:
         self._thread.start()
 
     def _sweep(self) -> None:
-        """Drop entries whose plan was changed: a busy lock leaves one behind with every release."""
-        self._heap = [entry for entry in self._heap if entry[2].due == entry[0]]
+        """Forget the plans that were dropped: a busy lock leaves one behind with every release."""
+        self._heap = [plan for plan in self._heap if plan[2] is not None]
         heapq.heapify(self._heap)
+        self._sweep_at = max(1024, 2 * len(self._heap))
 
     def _run(self) -> None:
         while True:
@@ -84,14 +92,21 @@ class Keeper:
         with self._changed:
             while True:
                 now = time.monotonic()
-                while self._heap and self._heap[0][2].due != self._heap[0][0]:
-                    heapq.heappop(self._heap)
-                if self._heap and self._heap[0][0] <= now:
-                    return heapq.heappop(self._heap)[2]
+                while self._heap and (self._heap[0][2] is None or self._heap[0][0] <= now):
+                    kept: Kept | None = heapq.heappop(self._heap)[2]
+                    if kept is not None:
+                        return kept
                 wait = min(self._heap[0][0] - now, _LONGEST_SLEEP) if self._heap else None
                 self._sleeps_until = now + wait if wait is not None else float("inf")
                 self._changed.wait(wait)
                 self._sleeps_until = 0.0
+
+
+def drop(kept: Kept) -> None:
+    """Forget what was planned for it."""
+    plan, kept.plan = kept.plan, None
+    if plan is not None:
+        plan[2] = None
 
 
 class Couriers:

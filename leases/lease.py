@@ -225,8 +225,9 @@ class Lease:
             if self._depth > 0 or self._release_began:
                 return False
             self._release_began = True
-        if self._on_end is not None:
-            self._on_end()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
         return True
 
     def _end_release(self) -> None:

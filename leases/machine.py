@@ -112,6 +112,8 @@ class Phase(Enum):
     CHASING = "chasing"
     DONE = "done"
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and phases are looked up at every step.
+
 
 class Aim(Enum):
     """What an attempt is for."""
@@ -193,8 +195,8 @@ class Whose(Enum):
     OTHER = "another claim, a free record, or nothing"
 
 
-_BELIEVING: Final = frozenset({Phase.HELD, Phase.JEOPARDY})
-_OURS: Final = frozenset({Phase.GRANTED, Phase.HELD, Phase.JEOPARDY})
+_BELIEVING: Final = (Phase.HELD, Phase.JEOPARDY)
+_OURS: Final = (Phase.GRANTED, Phase.HELD, Phase.JEOPARDY)
 _NO_FLIGHT: Final = None
 
 
@@ -283,13 +285,12 @@ class Machine:
         self._edition = 0
         self._farewell: Claim | None = None
 
-    # ---- what happened ---------------------------------------------------------------------------
+    # ---- what happened (call `poll` after each of these) -----------------------------------------
 
     def acquire(self, now: Instant, *, hold_back: float = 0.0) -> None:
         """Begin to seek the lock, after `hold_back` seconds."""
         self._not_before = now.wait + hold_back
         self._go(Phase.SEEKING)
-        self._step(now)
 
     def handle(self, now: Instant, request: int, outcome: Outcome | Slot | Refused) -> None:
         """A request came to an end, be it long after it was given up. `now` is read after the reply."""
@@ -308,7 +309,6 @@ class Machine:
                 self._unanswered(now, request, cause, void, awaited)
             case Refused(cause):
                 self._refused(now, request, cause, awaited)
-        self._step(now)
 
     def notice(self, now: Instant, slot: Slot | None = None) -> None:
         """A watch hinted at a change, and may have brought the slot along."""
@@ -317,7 +317,6 @@ class Machine:
             self._news(now, slot)
         elif self.phase is Phase.SEEKING or self.phase in _OURS:
             self._doubt = True
-        self._step(now)
 
     def confirm(self, now: Instant) -> bool:
         """Report success if it is one: the last look at the clock, after any sealing."""
@@ -332,7 +331,6 @@ class Machine:
         self._expire(now)
         self._metadata, self._edition = metadata, self._edition + 1
         self._renew_at = now.hold
-        self._step(now)
 
     def release(self, now: Instant, *, linger: float | None = None, successor: str | None = None) -> None:
         """The work has stopped: free the record, or leave it.
@@ -350,7 +348,6 @@ class Machine:
         self._until = now.wait + self.terms.attempt
         self._not_before, self._doubt, self._flight = now.wait, False, None
         self._go(Phase.LEAVING)
-        self._step(now)
 
     def abandon(self, now: Instant) -> None:
         """Nobody waits for this claim any more: leave nothing behind."""
@@ -358,7 +355,6 @@ class Machine:
             self.release(now)
         elif self.phase in (Phase.IDLE, Phase.SEEKING):
             self._chase(now)
-            self._step(now)
 
     def bequeath(self, now: Instant) -> Estate:
         """End here, the work being stopped, and leave everything to the next claim of this process."""
@@ -687,7 +683,7 @@ class Machine:
     def _meet(self, now: Instant, slot: Slot) -> None:
         """Something stands there that is not this claim's; attempts on other versions are over."""
         self._attempts = tuple(
-            a if a.settled or self._may_land(a, slot) else a._replace(settled=True) for a in self._attempts
+            [a if a.settled or self._may_land(a, slot) else a._replace(settled=True) for a in self._attempts]
         )
         if self.phase in (Phase.LEAVING, Phase.CHASING):
             self._last = slot if self._mine_to_free(slot) else None
@@ -770,11 +766,12 @@ class Machine:
 
     def _commit(self, now: Instant, attempt: Attempt, slot: Slot) -> None:
         """An attempt is known to be committed: it counts from its own send, and from nothing else."""
-        self._attempts = tuple(
-            a._replace(settled=True, credited=True) if a.request == attempt.request
-            else a if a.settled or self._may_land(a, slot) else a._replace(settled=True)
+        others = [
+            a if a.settled or self._may_land(a, slot) else a._replace(settled=True)
             for a in self._attempts
-        )  # fmt: skip
+            if a.request != attempt.request
+        ]
+        self._attempts = (*others, attempt._replace(settled=True, credited=True))
         if attempt.aim is Aim.FREE:
             self._last, self._view = None, None if slot.held else slot
             return
@@ -911,7 +908,10 @@ class Machine:
 
     def _sent(self, request: int) -> Attempt | None:
         """The swap that a request was, as long as it is remembered; None for a read."""
-        return next((a for a in reversed(self._attempts) if a.request == request), None)
+        for attempt in reversed(self._attempts):
+            if attempt.request == request:
+                return attempt
+        return None
 
     def _settle(self, request: int) -> None:
         self._attempts = tuple(

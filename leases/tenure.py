@@ -27,13 +27,14 @@ from leases.errors import (
 )
 from leases.events import Blocked, Event, GaveUp, Lost, Read, Released, Swap, WentBack
 from leases.hub import Hub, Ticket
-from leases.keeper import keeper, report
+from leases.keeper import Plan, drop, keeper, report
 from leases.machine import Estate, Machine, Phase, went_back
 
 if TYPE_CHECKING:
     from leases.terms import Terms
 
 _CHASED = (Phase.LEAVING, Phase.CHASING)
+_REQUESTS = (Swap, Read)
 
 
 class Sealer(Protocol):
@@ -55,8 +56,8 @@ class Tenure:
     """A claim, from the turn in this process's queue until nothing of it is under way any more."""
 
     __slots__ = (
-        "_hearing", "_mutex", "_news", "_todo", "_unwatched", "_watch", "blocked", "changed", "dead", "due",
-        "error", "here", "hub", "machine", "name", "on_event", "released", "ticket",
+        "_hearing", "_mutex", "_news", "_todo", "_unwatched", "_watch", "blocked", "changed", "dead", "error",
+        "here", "hub", "machine", "name", "on_event", "plan", "released", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +82,7 @@ class Tenure:
         self.released = False
         self.dead: LossReason | None = None  # it ended for this process at large: a fork, a closed store
         self.here = here
-        self.due = 0.0
+        self.plan: Plan | None = None
         self._mutex = threading.Lock()
         self._hearing = threading.Lock()
         self._todo: deque[Read | Swap] = deque()
@@ -172,7 +173,7 @@ class Tenure:
 
     def _collect(self, now: Instant) -> None:
         for output in self.machine.poll(now):
-            if isinstance(output, Read | Swap):
+            if isinstance(output, _REQUESTS):
                 self._todo.append(output)
             else:
                 self._news.append(output)
@@ -304,13 +305,14 @@ class Tenure:
             self.hub.pass_on(self.name, self.ticket, self.bequeath(), None)
 
     def _settled(self) -> None:
-        self.due = 0.0
+        drop(self)
+        self.on_event = None  # It holds the lease, which holds this.
         self.hub.part(self)
         self.hub.settled(self.name, self)
 
     def fork(self) -> None:
         """This process is a child: the lease is the parent's."""
-        self.dead, self.due = "forked", 0.0
+        self.dead, self.plan = "forked", None
         self._mutex, self._hearing = threading.Lock(), threading.Lock()
         self._todo.clear()
         self._watch = None
@@ -326,7 +328,7 @@ class Tenure:
             self.machine.lose(now, "closed")
             self._collect(now)
             self._todo.clear()
-        self.due = 0.0
+        drop(self)
         if self.machine.phase is Phase.SEEKING:
             self.error = StoreUnavailable(f"{self.hub.backend.identity} was closed; connect again")
         self._unwatch()
