@@ -53,7 +53,8 @@ PURE_NAMES: Final = {"leases.clock": frozenset({"Instant"})}
 NAMES_BACKENDS: Final = "leases.registry"
 
 # The client library that a backend translates, where it has one: {"leases_backends.etcd": {"grpc"}}.
-CLIENTS: Final[Mapping[str, frozenset[str]]] = {}
+# The conformance suite is the one thing that ships and needs pytest.
+CLIENTS: Final[Mapping[str, frozenset[str]]] = {"leases.testing.suite": frozenset({"pytest"})}
 
 
 def project() -> dict[str, str]:
