@@ -12,7 +12,8 @@ PYTEST_ARGS ?=
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo:  ## two processes, one lock: needs Python alone, no network and no installation
+demo:  ## three processes, one lock: needs Python alone, no network and no installation
+	@sh .ci/recent "$(PYTHON)"
 	PYTHONPATH=.:backends $(PYTHON) examples/demo.py
 
 venv: $(VENV)/.installed  ## an environment with the library (editable) and all that tests need
