@@ -103,6 +103,7 @@ class File:
         self._inodes: tuple[int, ...] = ()
         self._patience = -1  # milliseconds, as SQLite was last told
         self._highest = 0  # of all numbers that this process has seen
+        self._replaced = False  # another file is at the path, and not yet numbered on
         self._forker = 0
         self._orphan = False
 
@@ -119,7 +120,7 @@ class File:
         """What stands under each of the names; raises as `read` does."""
         db = self._enter(timeout)
         try:
-            return [self._row(db, name) for name in names]
+            return [self._look(db, name) for name in names]
         except sqlite3.Error as error:
             raise self._trouble(error) from error
         finally:
@@ -186,8 +187,10 @@ class File:
         if not self._mutex.acquire(timeout=min(max(timeout, 0.0), _LONGEST)):
             raise StoreUnavailable(f"{self.path}: other threads kept it busy for {timeout:g} s; try again")
         try:
-            if self._db is not None and self._inodes_now() != self._inodes:
-                self._drop()  # The file was removed or replaced; what we hold open is nobody's lock any more.
+            if self._db is not None and (inodes := self._inodes_now()) != self._inodes:
+                # What we hold open is nobody's lock any more: others use what is at the path.
+                self._replaced = self._replaced or inodes[:2] != self._inodes[:2]
+                self._drop()
             left = until - time.monotonic()
             db = self._db or self._open(left)
             self._wait_at_most(db, left)
@@ -214,29 +217,24 @@ class File:
         """Begin to write: what stands under the name, with room for another number below the ceiling."""
         db.execute("BEGIN IMMEDIATE")
         row = self._row(db, name)
-        if row.last + MARGIN < row.ceiling:
-            return row
-        db.execute("ROLLBACK")
-        self._settle(db)
-        db.execute("BEGIN IMMEDIATE")
-        return self._row(db, name)
-
-    def _row(self, db: sqlite3.Connection, name: str) -> Row:
-        """What stands under the name, in a file whose numbers are above all that this process has seen."""
-        row = self._select(db, name)
-        if row.last < self._highest:
-            # An older copy was put in place. Its numbers go on above ours, lest old ones be news or a token
-            # be given twice; a process that has seen nothing cannot know.
-            if writing := db.in_transaction:
-                db.execute("ROLLBACK")
+        if row.last < self._highest or row.last + MARGIN >= row.ceiling:
+            db.execute("ROLLBACK")
             self._settle(db)
-            if writing:
-                db.execute("BEGIN IMMEDIATE")
-            row = self._select(db, name)
+            db.execute("BEGIN IMMEDIATE")
+            row = self._row(db, name)
         self._highest = row.last
         return row
 
-    def _select(self, db: sqlite3.Connection, name: str) -> Row:
+    def _look(self, db: sqlite3.Connection, name: str) -> Row:
+        """What stands under the name, by numbers that are not below those that this process has seen."""
+        row = self._row(db, name)
+        if row.last < self._highest:
+            self._settle(db)
+            row = self._row(db, name)
+        self._highest = row.last
+        return row
+
+    def _row(self, db: sqlite3.Connection, name: str) -> Row:
         found = db.execute(_ONE, (name,)).fetchone()
         if found is None:
             raise sqlite3.DatabaseError("the row of the sequence is missing")
@@ -244,17 +242,21 @@ class File:
         return Row(last, ceiling, version, body or b"")
 
     def _settle(self, db: sqlite3.Connection, *, opening: bool = False) -> None:
-        """Bring sequence and ceiling above all that may have been handed out, and wait for the disk."""
+        """Bring sequence and ceiling above all that may have been handed out, and wait for the disk.
+
+        Where another file, or an older copy, is in the place of the one that was known, the versions in it
+        rise above all that this process has seen, an absence too: it is what counts now, so it must be news.
+        """
         boot = boot_id()
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             last, ceiling, known = self._sequence(db)
-            shift = self._highest if last < self._highest else 0
-            start = ceiling if opening and (boot is None or boot != known) else last
-            start = max(start, last + shift)
+            shift = self._highest + 1 if self._replaced or last < self._highest else 0
             if shift:
                 db.execute("UPDATE leases SET version = version + ?", (shift,))
+            start = ceiling if opening and (boot is None or boot != known) else last
+            start = max(start, last + shift)
             ceiling = max(ceiling, start + 2 * MARGIN)
             db.execute("UPDATE sequence SET last = ?, ceiling = ?, boot = ?", (start, ceiling, boot))
             db.execute("COMMIT")
@@ -262,6 +264,7 @@ class File:
         except BaseException:
             self._drop()  # It might go on waiting for the disk with every commit.
             raise
+        self._replaced = False
 
     def _sequence(self, db: sqlite3.Connection) -> tuple[int, int, str | None]:
         found: tuple[int, int, str | None] | None
@@ -303,7 +306,8 @@ class File:
                     db.execute(statement)
             db.execute("COMMIT")
         last, ceiling, boot = self._sequence(db)
-        if last < self._highest or last + MARGIN >= ceiling or boot is None or boot != boot_id():
+        rebooted = boot is None or boot != boot_id()
+        if rebooted or self._replaced or last < self._highest or last + MARGIN >= ceiling:
             self._settle(db, opening=True)
         db.execute("PRAGMA synchronous = NORMAL")
 

@@ -78,7 +78,7 @@ class Watcher:
         return watch
 
     def discard(self, watch: Watch) -> None:
-        """Tell it nothing more. The thread ends by itself when it finds nobody left."""
+        """Tell it nothing more. The thread stays for a second: who waits for a lock often comes again."""
         with self._mutex:
             others = self._watches.get(watch.name, set())
             others.discard(watch)
@@ -86,11 +86,14 @@ class Watcher:
                 self._watches.pop(watch.name, None)
 
     def forget(self, user: object) -> None:
-        """Close all watches of a user."""
+        """Close all watches of a user; with the last the thread ends at once."""
         with self._mutex:
             watches = [watch for group in self._watches.values() for watch in group if watch.user is user]
         for watch in watches:
             watch.close()
+        with self._mutex:
+            if self._bell is not None and not self._watches:
+                self._bell.ring()
 
     def written(self, name: str, row: Row) -> None:
         """Tell those of this process at once of a write by this process."""
@@ -119,6 +122,9 @@ class Watcher:
                     self._look()
                 heard = bell.wait(_LATER if heard else SAFETY)
         finally:
+            with self._mutex:
+                if self._bell is bell:
+                    self._running, self._bell = False, None
             bell.close()
 
     def _look(self) -> bool:
