@@ -508,7 +508,7 @@ class Machine:
         if now.wait >= self._until:
             self._go(Phase.DONE)
         else:
-            self._free_or_read(now, self.terms.attempt)
+            self._free_or_read(now, min(self.terms.attempt, self._until - now.wait))
 
     def _free_or_read(self, now: Instant, timeout: float) -> None:
         """One step towards knowing that no record of ours stands any more."""
@@ -519,19 +519,20 @@ class Machine:
         elif now.wait < self._not_before:
             pass
         elif self._last is None or self._doubt:
-            self._read(now)
+            self._read(now, timeout)
         else:
             farewell = self._farewell
             if farewell is not None:
                 farewell = replace(farewell, beat=self._beat())
             self._swap(now, self._last, farewell, Aim.FREE, timeout)
 
-    def _read(self, now: Instant) -> None:
+    def _read(self, now: Instant, timeout: float | None = None) -> None:
+        timeout = self.terms.attempt if timeout is None else timeout
         self._doubt = False
         self._poll_at = now.wait + self.terms.attempt
         self._requests += 1
-        self._flight = Flight(self._requests, now.wait + self.terms.attempt)
-        self._out.append(Read(self._requests, self.terms.attempt))
+        self._flight = Flight(self._requests, now.wait + timeout)
+        self._out.append(Read(self._requests, timeout))
 
     def _claim(self, now: Instant, seen: Slot) -> None:
         token = None if self.traits.token_from_write else self._next_token(seen)
