@@ -342,7 +342,7 @@ class Machine:
         """
         self._expire(now)
         if self.phase not in _OURS and self.phase is not Phase.LOST:
-            return
+            return self.abandon(now)  # Granted too late to be released, it seeks on: nobody wants that now.
         lost = self.phase is Phase.LOST
         self._farewell = None if lost else self._last_words(now, linger, successor)
         self._until = now.wait + self.terms.attempt
@@ -351,6 +351,7 @@ class Machine:
 
     def abandon(self, now: Instant) -> None:
         """Nobody waits for this claim any more: leave nothing behind."""
+        self._expire(now)
         if self.phase is Phase.GRANTED:
             self.release(now)
         elif self.phase in (Phase.IDLE, Phase.SEEKING):
