@@ -578,7 +578,7 @@ class Machine:
         attempt = self._sent(request)
         self._settle(request)
         if slot is not None:
-            self._news(now, slot)
+            self._news(now, slot, request)
         if not awaited or attempt is None:
             return
         standing = self._view if self.phase is Phase.SEEKING else self._last
@@ -662,12 +662,14 @@ class Machine:
             return slot.order <= self._newest  # An absence as old as my own write was seen before it.
         return slot.order < self._newest
 
-    def _news(self, now: Instant, slot: Slot) -> None:
-        """Take in a slot that came back, by whatever way."""
+    def _news(self, now: Instant, slot: Slot, refusal_of: int | None = None) -> None:
+        """Take in a slot that came back, by whatever way; `refusal_of` is the swap that it conflicted with."""
         whose, attempt = self._whose(slot)
         if whose is Whose.OLD:
             return
         self._learn(slot)
+        if slot.order is None and whose in (Whose.OTHER, Whose.KIN) and not self._is_proof(refusal_of):
+            return self._suspect(now, slot)
         match whose:
             case Whose.SAME:
                 pass
@@ -681,6 +683,18 @@ class Machine:
                 if self.phase in _OURS or self.phase is Phase.LOST:
                     self._last = None
                     self._depose(now, "superseded" if _is_claim(slot) else "broken")
+
+    def _is_proof(self, refusal_of: int | None) -> bool:
+        """Whether a slot without an order is newer than my last write: a later swap of mine ran into it."""
+        credited = self._latest_credited()
+        return refusal_of is not None and (credited is None or credited.request < refusal_of)
+
+    def _suspect(self, now: Instant, slot: Slot) -> None:
+        """It may be of the past, and nothing tells: a holder asks by renewing, a leaver by freeing."""
+        if self.phase in _OURS:
+            self._renew_at = now.hold
+        elif self.phase is Phase.SEEKING:
+            self._consider(now, slot)
 
     def _meet(self, now: Instant, slot: Slot) -> None:
         """Something stands there that is not this claim's; attempts on other versions are over."""
