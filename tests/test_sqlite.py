@@ -12,18 +12,20 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from leases.contract import Conflict, Unknown, absent, names
-from leases.errors import StoreUnavailable
+from leases.errors import StoreDenied
 from leases.testing._probes import TIMEOUT, a_claim, applied, in_child, number, put
 from leases_backends import _sqlite_file
 from sqlite_files import (
+    PARTS,
     back_up,
     boot_as,
     forget_process,
@@ -125,41 +127,47 @@ def test_the_numbers_of_another_file_do_not_make_its_records_old(tmp_path: Path,
         assert slot.claim == theirs.claim and number(slot.order) > number(held.order)
 
 
-def test_a_removed_log_loses_nothing_that_this_process_wrote(path: Path) -> None:
-    """Somebody tidies up `-wal` and `-shm`: the next call opens the file anew; the record still stands."""
+@pytest.mark.parametrize("parts", [("-shm",), ("-wal", "-shm"), PARTS], ids=repr)
+def test_removed_files_set_nobody_on_top_of_others(path: Path, parts: tuple[str, ...]) -> None:
+    """Others write at the path now: the next call joins them, or says that it cannot, and harms none."""
     with closing(open_store(path)) as store:
         held = put(store, absent("x"))
-        for part in ("-wal", "-shm"):
+        for part in parts:
             Path(f"{path}{part}").unlink()
-        renewed = put(store, store.read("x", TIMEOUT))
-        assert number(renewed.order) > number(held.order)
-        forget_process()
-        with closing(open_store(path)) as later:
-            assert later.read("x", TIMEOUT) == renewed
+        with a_worker(path) as worker:
+            last = won_by(worker)
+        if "" in parts:
+            outcome = store.swap(held, a_claim(store, held), TIMEOUT)
+            assert isinstance(outcome, Conflict)
+            assert number(store.read("x", TIMEOUT).order) > max(last, number(held.order))
+        else:
+            with pytest.raises(StoreDenied, match="restart this process"):
+                store.swap(held, a_claim(store, held), TIMEOUT)
+        store.close()
+        with a_worker(path) as worker:
+            assert won_by(worker) > last
 
 
-@needs_fork
-def test_who_shares_a_file_is_not_misled_by_a_removed_index(path: Path) -> None:
-    """Without `-shm` two processes would write at once: the next call of each joins the other again."""
+def test_a_removed_database_with_its_log_left_is_made_anew(path: Path) -> None:
+    """As long as this process has the old one open others have to wait; its next call makes way for them."""
     with closing(open_store(path)) as store:
         held = put(store, absent("x"))
-        Path(f"{path}-shm").unlink()
-
-        def child() -> None:
-            assert number(put(store, store.read("x", TIMEOUT)).order) > number(held.order)
-
-        assert in_child(child) == 0
-        assert isinstance(store.swap(held, None, TIMEOUT), Conflict)
+        path.unlink()
+        with a_worker(path) as worker:
+            outcome = store.swap(held, a_claim(store, held), TIMEOUT)
+            assert isinstance(outcome, Conflict)
+            first = won_by(worker)
+            assert number(store.read("x", TIMEOUT).order) >= first
+            assert won_by(worker) > first
 
 
 def test_two_stores_in_one_process_share_a_connection(path: Path) -> None:
     """SQLite's locks belong to the process: a second connection is a second user, and closes nothing."""
     with closing(open_store(path)) as first, closing(open_store(path)) as second:
         slot = put(first, absent("x"))
-        assert first._file is second._file
+        assert first._file is second._file and second.read("x", TIMEOUT) == slot
         first.close()
-        assert second.read("x", TIMEOUT) == slot
-        assert first._file._db is not None
+        assert first._file._db is not None and second.read("x", TIMEOUT) == slot
     assert first._file._db is None
 
 
@@ -196,15 +204,20 @@ def test_power_cut_tokens(
         highest = number(store.read("y", TIMEOUT).order)
 
 
-def test_the_ceiling_stays_above_every_number(path: Path) -> None:
+@pytest.mark.parametrize("boot", ["boot-1", None])
+def test_the_ceiling_stays_above_every_number(
+    path: Path, monkeypatch: pytest.MonkeyPatch, boot: str | None
+) -> None:
     """At least 1 000 above, raised by a commit that waits for the disk, once in 1 000 writes."""
+    boot_as(monkeypatch, boot)
     with closing(open_store(path)) as store:
         slot, statements, raised = store.read("x", TIMEOUT), list[str](), 0
         assert store._file._db is not None
         store._file._db.set_trace_callback(statements.append)
         for _ in range(2500):
             statements.clear()
-            slot = put(store, slot)
+            before, slot = slot, put(store, slot)
+            assert number(slot.order) == number(before.order) + 1
             row = store._file.read("x", TIMEOUT)
             assert row.ceiling >= row.last + _sqlite_file.MARGIN
             if any("ceiling =" in statement for statement in statements):
@@ -239,11 +252,15 @@ def test_the_same_boot_goes_on_where_it_was(path: Path, monkeypatch: pytest.Monk
 WORKER = """
 import secrets, sys
 from leases.contract import Applied, Unknown
+from leases.errors import StoreUnavailable
 from leases.record import Claim
 from leases_backends.sqlite import connect
 store = connect(sys.argv[1])
 while True:
-    seen = store.read("x", 10.0)
+    try:
+        seen = store.read("x", 10.0)
+    except StoreUnavailable:
+        continue
     claim = Claim("worker", secrets.token_hex(16), secrets.token_hex(8), 15.0)
     outcome = store.swap(seen, None if seen.held and secrets.randbelow(3) == 0 else claim, 10.0)
     if isinstance(outcome, Applied):
@@ -253,23 +270,36 @@ while True:
 """
 
 
+@contextmanager
+def a_worker(path: Path, out: Any = subprocess.PIPE) -> Generator[subprocess.Popen[bytes]]:
+    """A process of its own that swaps one name and prints what it won, until it is killed."""
+    roots = os.pathsep.join(str(Path(__file__).parent.parent / part) for part in ("", "backends"))
+    command = [sys.executable, "-c", WORKER, f"sqlite://{path}"]
+    with subprocess.Popen(command, stdout=out, env={**os.environ, "PYTHONPATH": roots}) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
+def won_by(worker: subprocess.Popen[bytes]) -> int:
+    """The number of a write by a worker."""
+    assert worker.stdout is not None
+    return int(worker.stdout.readline().split()[2])
+
+
 def test_processes_that_are_killed_leave_one_history(path: Path, tmp_path: Path) -> None:
     """They race on one name and die by SIGKILL at any point: no version has two successors, none is lost."""
-    roots = os.pathsep.join(str(Path(__file__).parent.parent / part) for part in ("", "backends"))
     dice, logs = random.Random(9), [tmp_path / f"log-{index}" for index in range(12)]
-    running = list[subprocess.Popen[bytes]]()
-    for log in logs:
-        with log.open("wb") as out:
-            command = [sys.executable, "-c", WORKER, f"sqlite://{path}"]
-            running.append(subprocess.Popen(command, stdout=out, env={**os.environ, "PYTHONPATH": roots}))
-        if len(running) == 3:
-            wait_for_lines(log, dice.randrange(20, 200))
-            killed = running.pop(dice.randrange(3))
-            killed.send_signal(signal.SIGKILL)
-            killed.wait()
-    for worker in running:
-        worker.kill()
-        worker.wait()
+    with ExitStack() as every:
+        running = list[ExitStack]()
+        for log in logs:
+            running.append(every.enter_context(ExitStack()))
+            out = running[-1].enter_context(log.open("wb"))
+            running[-1].enter_context(a_worker(path, out))
+            if len(running) == 3:
+                wait_for_lines(log, dice.randrange(20, 200))
+                running.pop(dice.randrange(3)).close()
     lines = [
         line.split() for log in logs for line in log.read_text().splitlines(keepends=True) if "\n" in line
     ]
@@ -349,7 +379,7 @@ def test_a_fork_in_the_midst_of_a_call_leaves_the_child_without(
     monkeypatch.setattr(_sqlite_file, "_FORK_PATIENCE", 0.01)
 
     def child() -> None:
-        with pytest.raises(StoreUnavailable, match="forked"):
+        with pytest.raises(StoreDenied, match="forked"):
             store.read("x", TIMEOUT)
 
     with closing(open_store(path)) as store:
@@ -388,3 +418,57 @@ def test_an_error_at_the_commit_is_unknown(path: Path, done: bool) -> None:
         outcome = store.swap(slot, a_claim(store, slot), TIMEOUT)
         assert isinstance(outcome, Unknown) and not outcome.void
         assert (store.read("x", TIMEOUT) == slot) is not done
+
+
+def test_a_file_that_others_are_making_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not always wait when one process looks into a new file while another prepares it."""
+    path.touch()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, closing(open_store(path)) as store:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM sqlite_master").fetchall()
+
+        def let_go(_: float) -> None:
+            other.execute("ROLLBACK")
+
+        monkeypatch.setattr(_sqlite_file, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=let_go))
+        assert store.read("x", 0.01).claim is None and not other.in_transaction
+
+
+def test_a_file_is_looked_at_as_it_is_at_one_instant(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process makes it between any two looks: whoever took two would find a stranger's tables."""
+    connect, texts = sqlite3.connect, list[str]()
+
+    def make_it(text: str) -> None:
+        texts.append(text)
+        if "sqlite_master" in text and len(texts) < 10:
+            texts.extend([""] * 10)
+            with closing(connect(path, isolation_level=None)) as other:
+                other.executescript(f"BEGIN; {_sqlite_file._TABLES}; COMMIT")
+
+    def traced(*args: Any, **options: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = connect(*args, **options)
+        db.set_trace_callback(make_it)
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    with closing(open_store(path)) as store:
+        assert put(store, absent("x")).held and len(texts) > 10
+
+
+@needs_fork
+def test_many_make_a_file_at_once(path: Path) -> None:
+    """Whoever comes first makes it, and all the others use it."""
+    children = list[int]()
+    read, write = os.pipe()
+    for index in range(8):
+        children.append(fork())
+        if not children[-1]:
+            with ending_here(), closing(open_store(path)) as store:
+                os.close(write)
+                os.read(read, 1)  # until the parent closes its end too
+                put(store, absent(f"{index}"))
+    os.close(write)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    os.close(read)
+    with closing(open_store(path)) as store:
+        assert len(list(store.scan("", TIMEOUT))) == 8

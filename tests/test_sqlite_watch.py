@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import queue
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from sqlite_files import forget_process, open_store, remove
 
 NEVER = 3600.0
 
+needs_inotify = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of writes on Linux only")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="another process has to write")
 
 
@@ -114,6 +116,17 @@ def test_a_hint_that_is_lost_costs_one_slow_look(path: Path, monkeypatch: pytest
             hints.expect(store.read("x", TIMEOUT))
 
 
+def test_the_thread_ends_with_the_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing wakes it for the last time, however long it meant to sleep."""
+    monkeypatch.setattr(_sqlite_watch, "SAFETY", NEVER)
+    others = set(threading.enumerate())
+    with closing(open_store(path)) as store:
+        store.watch(store.read("x", TIMEOUT), Hints())
+        (thread,) = set(threading.enumerate()) - others
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
 def test_the_thread_ends_when_nobody_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves no thread and no open descriptor, and starts again for the next."""
     monkeypatch.setattr(_sqlite_watch, "SAFETY", 0.01)
@@ -129,26 +142,84 @@ def test_the_thread_ends_when_nobody_waits(path: Path, monkeypatch: pytest.Monke
             assert not thread.is_alive() and descriptors() == before
 
 
+@needs_inotify
 def test_while_nothing_is_written_nobody_looks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel wakes the thread; between writes it reads nothing at all."""
-    if not hasattr(_sqlite_watch, "_Inotify"):
-        pytest.skip("the kernel tells of writes on Linux only")
+    waits = note_waits(monkeypatch)
+    with closing(open_store(path)) as store, closing(store.watch(store.read("x", TIMEOUT), Hints())):
+        until_asleep(waits)
+        reads = count_reads(monkeypatch)
+        with pytest.raises(queue.Empty):
+            waits.get(timeout=0.1)
+        assert reads == []
+
+
+@needs_inotify
+def test_a_commit_that_is_heard_before_it_shows_is_looked_for_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is written first and published later, without a sound: the looks at once may be too early."""
+    waits, look = note_waits(monkeypatch), _sqlite_watch.Watcher._look
+
+    def too_early(watcher: _sqlite_watch.Watcher) -> bool:
+        published = not waits.empty() and waits.get() == _sqlite_watch._LATER
+        return look(watcher) if published else True
+
+    with closing(open_store(path)) as store, a_writer(path) as writer:
+        slot, hints = store.read("x", TIMEOUT), Hints()
+        assert writer.stdin is not None
+        with closing(store.watch(slot, hints)):
+            until_asleep(waits)
+            monkeypatch.setattr(_sqlite_watch.Watcher, "_look", too_early)
+            writer.stdin.write(b"\n")
+            writer.stdin.flush()
+            shown = hints.get(timeout=TIMEOUT)
+            assert shown is not None and shown.held
+
+
+@contextmanager
+def a_writer(path: Path) -> Generator[subprocess.Popen[bytes]]:
+    """A process of its own that has the file open, and writes one record for one line."""
+    code = """if True:
+        import sys
+        from leases.contract import absent
+        from leases.testing._probes import put
+        from leases_backends.sqlite import connect
+        store = connect(sys.argv[1])
+        store.read("x", 10.0)
+        print(flush=True)
+        sys.stdin.readline()
+        put(store, absent("x"))
+        sys.stdin.read()
+    """
+    roots = os.pathsep.join(str(Path(__file__).parent.parent / part) for part in ("", "backends"))
+    with subprocess.Popen(
+        [sys.executable, "-c", code, f"sqlite://{path}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": roots},
+    ) as writer:
+        assert writer.stdout is not None and writer.stdout.readline()
+        yield writer
+
+
+def note_waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[float]:
+    """For how long the thread goes to sleep, each time; of itself it wakes never."""
     monkeypatch.setattr(_sqlite_watch, "SAFETY", NEVER)
-    waits = queue.SimpleQueue[float]()
-    wait = _sqlite_watch._Inotify.wait
+    waits, wait = queue.SimpleQueue[float](), _sqlite_watch._Inotify.wait
 
     def noted(bell: _sqlite_watch._Inotify, timeout: float) -> bool:
         waits.put(timeout)
         return wait(bell, timeout)
 
     monkeypatch.setattr(_sqlite_watch._Inotify, "wait", noted)
-    with closing(open_store(path)) as store, closing(store.watch(store.read("x", TIMEOUT), Hints())):
-        while waits.get(timeout=TIMEOUT) != NEVER:
-            pass
-        reads = count_reads(monkeypatch)
-        with pytest.raises(queue.Empty):
-            waits.get(timeout=0.1)
-        assert reads == []
+    return waits
+
+
+def until_asleep(waits: queue.SimpleQueue[float]) -> None:
+    """Return when the thread has gone to sleep until it is woken."""
+    while waits.get(timeout=TIMEOUT) != NEVER:
+        pass
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:

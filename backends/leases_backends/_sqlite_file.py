@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from leases.clock import boot_id
 from leases.contract import Slot
@@ -105,7 +105,7 @@ class File:
         self._highest = 0  # of all numbers that this process has seen
         self._replaced = False  # another file is at the path, and not yet numbered on
         self._forker = 0
-        self._orphan = False
+        self._spent = ""  # why this process can have no other connection
 
     def read(self, name: str, timeout: float) -> Row:
         """What stands under a name.
@@ -187,10 +187,8 @@ class File:
         if not self._mutex.acquire(timeout=min(max(timeout, 0.0), _LONGEST)):
             raise StoreUnavailable(f"{self.path}: other threads kept it busy for {timeout:g} s; try again")
         try:
-            if self._db is not None and (inodes := self._inodes_now()) != self._inodes:
-                # What we hold open is nobody's lock any more: others use what is at the path.
-                self._replaced = self._replaced or inodes[:2] != self._inodes[:2]
-                self._drop()
+            if self._db is not None and self._inodes_now() != self._inodes:
+                self._drop()  # What we hold open is nobody's lock any more: others use what is at the path.
             left = until - time.monotonic()
             db = self._db or self._open(left)
             self._wait_at_most(db, left)
@@ -247,18 +245,16 @@ class File:
         Where another file, or an older copy, is in the place of the one that was known, the versions in it
         rise above all that this process has seen, an absence too: it is what counts now, so it must be news.
         """
-        boot = boot_id()
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
-            last, ceiling, known = self._sequence(db)
+            last, ceiling, _ = self._sequence(db)
             shift = self._highest + 1 if self._replaced or last < self._highest else 0
             if shift:
                 db.execute("UPDATE leases SET version = version + ?", (shift,))
-            start = ceiling if opening and (boot is None or boot != known) else last
-            start = max(start, last + shift)
+            start = max(ceiling if opening else last, last + shift)
             ceiling = max(ceiling, start + 2 * MARGIN)
-            db.execute("UPDATE sequence SET last = ?, ceiling = ?, boot = ?", (start, ceiling, boot))
+            db.execute("UPDATE sequence SET last = ?, ceiling = ?, boot = ?", (start, ceiling, boot_id()))
             db.execute("COMMIT")
             db.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
@@ -274,14 +270,11 @@ class File:
         return found
 
     def _open(self, timeout: float) -> sqlite3.Connection:
-        if self._orphan:
-            raise StoreUnavailable(
-                f"{self.path} was in use while this process was forked; "
-                "fork when no call is under way, or start a new program instead"
-            )
+        if self._spent:
+            raise StoreDenied(f"{self.path} {self._spent}")
         self._create()
         stat = os.stat(self.path)
-        self._db = db = sqlite3.connect(self.path, 0, isolation_level=None, check_same_thread=False)
+        self._db = db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         self._patience = 0
         try:
             self._wait_at_most(db, timeout)
@@ -345,13 +338,13 @@ class File:
             self._patience = patience
 
     def _inodes_now(self) -> tuple[int, ...]:
-        """Which database, log and index are at the path; an answer of its own when one is missing."""
+        """Which database, log and index are at the path: device and number, 0 for what is missing."""
         path, log, index = self._parts
         try:
-            stat, its_log, its_index = os.stat(path), os.stat(log), os.stat(index)
+            stat = os.stat(path)
+            return stat.st_dev, stat.st_ino, os.stat(log).st_ino, os.stat(index).st_ino
         except OSError:
-            return ()
-        return stat.st_dev, stat.st_ino, its_log.st_ino, its_index.st_ino
+            return _inodes(path)[:2] + _inodes(log)[1:] + _inodes(index)[1:]
 
     def _trouble(self, error: sqlite3.Error, *, committing: bool = False) -> Exception:
         if code(error) in SPOILT:
@@ -361,10 +354,26 @@ class File:
         return translate(error, self.path)
 
     def _drop(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                db.close()
+        """Close the connection, unless closing would do harm."""
+        (db, self._db), (opened, self._inodes) = (self._db, None), (self._inodes, ())
+        if db is None:
+            return
+        now = self._inodes_now()
+        if opened and now[:2] != opened[:2]:
+            self._replaced = True  # SQLite sees that too, and leaves the files at the path alone.
+        elif opened and now != opened:
+            # Here it would not: it would write our old log into the database, and remove the others' new one.
+            self._spend(db, "lost its -wal or -shm while it was in use; restart this process")
+            return
+        with contextlib.suppress(sqlite3.Error):
+            db.close()
+
+    def _spend(self, db: sqlite3.Connection, why: str) -> None:
+        """Keep a connection from being closed, even when this process ends; it is not used again."""
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(db))
+        self._spent = why
 
     # Around a fork.
 
@@ -381,11 +390,11 @@ class File:
             self._mutex.release()
 
     def forked(self) -> None:
-        """In the child: a mutex of its own; a connection that could not be closed is kept, never used."""
+        """In the child: a mutex of its own, and no connection, not even one that could not be closed."""
         self._mutex, self._forker = threading.Lock(), 0
         if self._db is not None:
-            _keep_for_ever(self._db)
-            self._db, self._orphan = None, True
+            self._spend(self._db, "was in use while this process was forked; fork when no call is under way")
+            self._db = None
 
 
 def file_at(path: str, *, private: bool) -> File:
@@ -400,7 +409,7 @@ def _use_log(db: sqlite3.Connection, path: str, until: float) -> None:
             mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             break
         except sqlite3.OperationalError as error:
-            # SQLite does not wait here, as it does elsewhere, while others create the same file.
+            # SQLite does not always wait here, as it does elsewhere, while others make the same file.
             if code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
                 raise
             time.sleep(0.005)
@@ -408,11 +417,12 @@ def _use_log(db: sqlite3.Connection, path: str, until: float) -> None:
         raise StoreDenied(f"{path} is where processes cannot share memory; put it on a local disk")
 
 
-def _keep_for_ever(thing: Any) -> None:
-    """Keep an object from being closed when this process ends: SQLite must not say goodbye for the parent."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+def _inodes(path: str) -> tuple[int, int]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0
+    return stat.st_dev, stat.st_ino
 
 
 _files: Final[dict[str, File]] = {}
