@@ -129,8 +129,8 @@ def test_a_url_that_cannot_work_is_refused_at_once(url: str, advice: str) -> Non
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:25 / /run rw,nosuid shared:2 - tmpfs tmpfs rw
-40 22 0:40 / /home rw shared:3 master:7 - nfs4 server:/export rw,vers=4.2
-41 40 0:41 / /home/local rw - btrfs /dev/vdb rw
+40 22 0:40 / /data rw shared:3 master:7 - nfs4 server:/export rw,vers=4.2
+41 40 0:41 / /data/local rw - btrfs /dev/vdb rw
 50 22 0:50 / /mnt/with\\040space rw - fuse.sshfs user@host: rw
 51 22 0:51 / /mnt/host rw - virtiofs myfs rw
 52 22 0:52 / /mnt/c rw - 9p C:\\134 rw
@@ -146,9 +146,9 @@ a line that is not one
         ("/x.db", "ext4"),
         ("/run/x.db", "tmpfs"),
         ("/running", "ext4"),
-        ("/home/x.db", "nfs4"),
-        ("/home/local/deep/x.db", "btrfs"),
-        ("/home/localised/x.db", "nfs4"),
+        ("/data/x.db", "nfs4"),
+        ("/data/local/deep/x.db", "btrfs"),
+        ("/data/localised/x.db", "nfs4"),
         ("/mnt/with space/x.db", "fuse.sshfs"),
         ("/mnt/host/x.db", "virtiofs"),
         ("/mnt/c/x.db", "9p"),
@@ -167,7 +167,7 @@ def test_the_mount_that_a_path_is_on_decides(path: str, kind: str) -> None:
 
 def test_where_no_table_of_mounts_is_nothing_is_refused() -> None:
     """Other systems have none; there the advice in the documentation has to do."""
-    check_filesystem("/home/x.db", "")
+    check_filesystem("/data/x.db", "")
 
 
 def test_a_store_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
