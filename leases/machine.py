@@ -162,6 +162,9 @@ class Estate(NamedTuple):
     floor: int = 0
 
 
+_NO_ESTATE: Final = Estate()
+
+
 class Flight(NamedTuple):
     """The request that is being waited for; `until` is on the waiter's clock."""
 
@@ -261,7 +264,7 @@ class Machine:
         self.deadline = 0.0  # hold clock: the instant at which the holder must have stopped
         self.lost: Lost | None = None
         self.trouble: Exception | None = None  # the last thing that went wrong on the way to the store
-        estate = estate if estate is not None else Estate()
+        estate = estate if estate is not None else _NO_ESTATE
         self._attempts: tuple[Attempt, ...] = estate.attempts
         self._sightings: tuple[Sighting, ...] = estate.sightings
         self._missing = estate.missing  # (ttl, first missing at) of a held record that vanished
@@ -280,7 +283,7 @@ class Machine:
         self._until = 0.0  # leaving: when the caller is told; chasing: when it ends
         self._tries = 0
         self._races = 0
-        self._requests = max((a.request for a in self._attempts), default=0)
+        self._requests = max([a.request for a in self._attempts]) if self._attempts else 0
         self._metadata: Mapping[str, str] = metadata or {}
         self._edition = 0
         self._farewell: Claim | None = None
@@ -542,7 +545,7 @@ class Machine:
     def _swap(self, now: Instant, seen: Slot, claim: Claim | None, aim: Aim, timeout: float) -> None:
         """Send a swap, and keep what a witness of it is recognised by. `now` was read before the send."""
         self._requests += 1
-        beat = self._beat() if claim is None else claim.beat
+        beat = "" if claim is None else claim.beat  # A plain release leaves no beat to be seen.
         token = None if claim is None else claim.token
         attempt = Attempt(
             self._requests,
@@ -787,7 +790,7 @@ class Machine:
             for a in self._attempts
             if a.request != attempt.request
         ]
-        self._attempts = (*others, attempt._replace(settled=True, credited=True))
+        self._attempts = (*others, Attempt(*attempt[:-2], settled=True, credited=True))
         if attempt.aim is Aim.FREE:
             self._last, self._view = None, None if slot.held else slot
             return
