@@ -134,7 +134,8 @@ class Backend(ABC):
 
     `timeout` is in seconds and bounds the call. Where no answer came in time, `read` and `scan` raise
     `StoreUnavailable`, and `swap` returns `Unknown`. A refusal by the store raises `StoreDenied`; a record
-    that is not ours raises `RecordRefused`. No other exception leaves a backend.
+    that is not ours raises `RecordRefused`, and a claim that no record has room for `ConfigurationError`. No
+    other exception leaves a backend.
 
     Attributes:
         traits: what the store promises.
