@@ -693,10 +693,10 @@ class Machine:
         return refusal_of is not None and (credited is None or credited.request < refusal_of)
 
     def _suspect(self, now: Instant, slot: Slot) -> None:
-        """It may be of the past, and nothing tells: a holder asks by renewing, a leaver by freeing."""
+        """It may be of the past, and nothing tells: whoever has a record here asks by swapping on it."""
         if self.phase in _OURS:
             self._renew_at = now.hold
-        elif self.phase is Phase.SEEKING:
+        elif self.phase is Phase.SEEKING and (self._view is None or not self._mine_to_free(self._view)):
             self._consider(now, slot)
 
     def _meet(self, now: Instant, slot: Slot) -> None:
