@@ -51,32 +51,6 @@ class Tally:
         return ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "overlap")
 
 
-class Resource:
-    """What the lease guards: it keeps the highest token it has seen, and takes no write with a lower one."""
-
-    __slots__ = ("highest", "seals", "tenure", "world")
-
-    def __init__(self, world: World, *, seals: bool = True) -> None:
-        self.world, self.seals = world, seals
-        self.highest = self.tenure = -1
-
-    def seal(self, token: int, tenure: int) -> None:
-        """Shut out every earlier tenure before the work starts."""
-        if self.seals and token >= self.highest:
-            self.highest, self.tenure = token, tenure
-
-    def write(self, token: int, tenure: int) -> bool:
-        """One write; False if it is refused as late."""
-        if token < self.highest:
-            return False
-        if tenure < self.tenure:
-            self.world.fail(
-                4, f"tenure {tenure} wrote with token {token} after tenure {self.tenure} was sealed in"
-            )
-        self.highest, self.tenure = token, max(tenure, self.tenure)
-        return True
-
-
 class Judge:
     """Sees everything, and fails the run at the first broken promise.
 
@@ -89,13 +63,14 @@ class Judge:
         healed: since when all faults are off.
         steady: from when on no lease may be lost any more, because each was renewed since.
         first: the first true time at which somebody held since the healing.
+        repeated: a stranger removed the record, and a reader of the past gave out its token again.
         tardy: by how many seconds timers may be late.
     """
 
     def __init__(self, world: World, rate: float, *, counted: bool, local: bool) -> None:
         self.world, self.rate, self.local = world, rate, local
         self._counted = counted
-        self.lawful, self.gentle = True, False
+        self.lawful, self.gentle, self.repeated = True, False, False
         self.tardy = 0.0
         self.healed = self.steady = self.first = NEVER
         self.tally = Tally()
@@ -170,11 +145,14 @@ class Judge:
             self._judge_vanished(call)
         token = after.order if claim.token is None else claim.token
         assert token is not None
-        if token <= self._highest and not self._of_the_past(call):
+        if token <= self._highest and self._of_the_past(call):
+            self.repeated = True
+        elif token <= self._highest:
             self.world.fail(3, f"{bid.label} acquired with token {token} after {self._highest}")
         self._highest = max(self._highest, token)
         self._tenures += 1
-        self._owner[claim.id], self._token[claim.id], self._place[claim.id] = bid, token, self._tenures
+        self._owner[claim.id], self._place[claim.id] = bid, self._tenures
+        self._token[claim.id] = max(token, self._token.get(claim.id, 0))
 
     def _of_the_past(self, call: Call) -> bool:
         """Whether it creates on an absence from before a stranger's deletion: that number is not the last."""
@@ -367,6 +345,31 @@ class Judge:
             return
         if self._owner.get(claim.id) is bid and claim.id not in self._ghosts:
             self.world.fail(15, f"{bid.label} is settled, and its record stands")
+
+
+class Resource:
+    """What the lease guards: it keeps the highest token it has seen, and takes no write with a lower one."""
+
+    __slots__ = ("highest", "judge", "seals", "tenure")
+
+    def __init__(self, judge: Judge, *, seals: bool = True) -> None:
+        self.judge, self.seals = judge, seals
+        self.highest = self.tenure = -1
+
+    def seal(self, token: int, tenure: int) -> None:
+        """Shut out every earlier tenure before the work starts."""
+        if self.seals and token >= self.highest:
+            self.highest, self.tenure = token, tenure
+
+    def write(self, token: int, tenure: int) -> bool:
+        """One write; False if it is refused as late."""
+        if token < self.highest:
+            return False
+        if tenure < self.tenure and self.seals and not self.judge.repeated:
+            why = f"tenure {tenure} wrote with token {token} after tenure {self.tenure} was sealed in"
+            self.judge.world.fail(4, why)
+        self.highest, self.tenure = token, max(tenure, self.tenure)
+        return True
 
 
 def _works(owner: Bid, slot: Slot) -> bool:

@@ -116,10 +116,13 @@ class Process(Driver):
     def _bid(self, thread: int, estate: Estate | None) -> Bid:
         boot = self.host.boot if self.boot_known else None
         machine = self.machine(
-            NAME, self.holder, self.terms, self.traits, self.world.dice,
+            NAME, self.holder, self.terms, self.traits, self.world.entropy,
             boot=boot, estate=estate, ledger=self.ledger,
         )  # fmt: skip
-        return Bid(machine, self.host, self, self.life, f"{self.name}#{thread}", thread)
+        bid = Bid(machine, self.host, self, self.life, f"{self.name}#{thread}", thread)
+        if estate is not None and estate.newest is not None:
+            bid.newest = estate.newest
+        return bid
 
     def _inherit(self) -> tuple[Estate | None, tuple[float, float]]:
         """What the claim before left; and what it had been shown of a held record that may vanish."""

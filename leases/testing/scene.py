@@ -42,7 +42,7 @@ class Scene:
         self.world, self.kind, self.machine = world, kind, machine
         self.judge = Judge(world, rate, counted=not traits.release_deletes, local=traits.local)
         self.network = Network(world, self.judge, kind, weather or Conditions())
-        self.resource = Resource(world)
+        self.resource = Resource(self.judge)
         self.hosts: list[Host] = []
         self.processes: list[Process] = []
 

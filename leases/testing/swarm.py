@@ -91,6 +91,10 @@ class _Drawing:
         pool = GENTLE if self.chance.random() < 0.15 else FAULTS
         return frozenset(fault for fault in pool if self.chance.random() < share)
 
+    def _blinding(self) -> bool:
+        """Whether a holder may be kept from ever learning the version that a stranger's edit left."""
+        return {"edit", "vague"} <= self.on and not self.on.isdisjoint({"stale", "frozen"})
+
     def plan(self) -> Plan:
         """The plan, and its scene with everything set up."""
         chance = self.chance
@@ -98,7 +102,7 @@ class _Drawing:
             self.world, self.kind, rate=self.rate, weather=self._weather(), machine=self.machine
         )  # fmt: skip
         self.judge = scene.judge
-        scene.judge.gentle = self.on <= frozenset(GENTLE)
+        scene.judge.gentle = self.on <= frozenset(GENTLE) and not self._blinding()
         self._fleet(scene)
         self._disturb(scene)
         longest = max(process.terms.ttl for process in scene.processes)
@@ -110,7 +114,7 @@ class _Drawing:
     def _weather(self) -> Conditions:
         chance, ttl = self.chance, self.ttl
         some = self._some
-        weather = Conditions(delay=min(ttl * 10 ** chance.uniform(-4.0, -1.7), 1.0))
+        weather = Conditions(delay=min(ttl * 10 ** chance.uniform(-4.0, -2.0), 1.0))
         weather.hints = chance.random() < 0.6
         weather.hint_bare = chance.choice((0.0, 0.5, 1.0))
         weather.lose = some("loss", 0.01, 0.4)

@@ -1,8 +1,9 @@
 """The simulator's world: true time, what happens at which instant, and the clocks of the hosts in it.
 
 Nothing in it is concurrent: an event is a function and its arguments, and a heap orders them. All chance
-comes from two streams of one seed: `plan`, drawn before anything runs, and `dice`, drawn as it
-runs; so one seed is one run, to the last bit. Nobody in the world can see the true time.
+comes from three streams of one seed: `plan`, drawn before anything runs, `dice`, drawn as it runs, and
+`entropy`, drawn by the machines; so one seed is one run, to the last bit. Nobody in the world can see
+the true time.
 """
 
 from __future__ import annotations
@@ -68,12 +69,13 @@ class World:
         watched: whether to keep marks; a run with and one without are the same run.
     """
 
-    __slots__ = ("_count", "_heap", "dice", "marks", "plan", "seed", "steps", "time")
+    __slots__ = ("_count", "_heap", "dice", "entropy", "marks", "plan", "seed", "steps", "time")
 
     def __init__(self, seed: int | str, *, watched: bool = False) -> None:
         self.seed = seed
         self.plan = random.Random(f"plan {seed}")
         self.dice = random.Random(f"dice {seed}")
+        self.entropy = random.Random(f"entropy {seed}")
         self.time = 0.0
         self.steps = 0
         self.marks: list[Mark] | None = [] if watched else None
