@@ -62,7 +62,8 @@ class LeaseLost(LeasesError):
     """
 
     def __init__(self, name: str, reason: LossReason, at: float, token: int | None = None) -> None:
-        self.name, self.reason, self.at, self.token = name, reason, at, token
+        self.name, self.at, self.token = name, at, token
+        self.reason: LossReason = reason
         super().__init__(name, reason, at, token)
 
     def __str__(self) -> str:

@@ -1,9 +1,9 @@
 """One store as this process uses it: the connection, who waits for which name, and what is remembered.
 
-In one process a name has one remote contender. Threads and tasks queue behind it, first come first served, and
-the lock passes from one to the next by a swap on the own record: no release, no wait for a watch. So that
-other processes get their turn, a chain of such passes is cut after a while, and the next of us then
-holds back for a moment.
+In one process a name has one remote contender. Threads and tasks queue behind it, first come first
+served, and the lock passes from one to the next by a swap on the own record: no release, no wait for a
+watch. So that other processes get their turn, a chain of such passes is cut after a while, and the next of
+us then holds back for a moment.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from leases.clock import Clock, boot_id, system_clock
-from leases.errors import ConfigurationError, StoreError, StoreUnavailable
+from leases.errors import ConfigurationError, LeasesError, StoreError, StoreUnavailable
 from leases.keeper import Couriers, renew_after_fork
 from leases.machine import Entropy, Estate, Ledger
 from leases.registry import open_backend, scheme_of
 
 if TYPE_CHECKING:
     from leases.contract import Backend
+
+T = TypeVar("T")
 
 _CHAIN_SECONDS: Final = 0.05  # after so long the next of this process steps back once
 _REMEMBERED: Final = 1024  # names whose last slot is kept when nobody of this process uses them
@@ -40,19 +42,39 @@ class SystemEntropy:
 class Member(Protocol):
     """A claim of this process, as its hub sees it."""
 
+    @property
+    def held(self) -> bool: ...
+    @property
+    def ticket(self) -> Ticket: ...
+    def abandon(self) -> None: ...
     def bequeath(self) -> Estate: ...
     def fork(self) -> None: ...
     def close(self) -> None: ...
+    def failure(self, timeout: float) -> LeasesError: ...
 
 
 class Ticket:
-    """A place in the queue of one name; `call` is called once, from any thread, when its turn has come."""
+    """One acquisition, from its place in the queue of a name to whatever it leads to.
 
-    __slots__ = ("call", "called", "estate", "hold_back")
+    Attributes:
+        call: rings when the turn has come, and may ring at any other time; from any thread.
+        called: whether the turn has come.
+        closed: whether what it came by was closed meanwhile.
+        handle: the connected store it came by; None for a URL.
+        me: the thread or task that acquires.
+        body: the thread or task in whose `with` body it is held; None for a plain acquire.
+        member: the claim that came of it.
+        estate: what the claim before it left.
+        hold_back: seconds to wait before the first attempt, for the sake of other processes.
+    """
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-        self.called = False
+    __slots__ = ("body", "call", "called", "closed", "estate", "handle", "hold_back", "me", "member")
+
+    def __init__(self, call: Callable[[], None], handle: object = None, me: object = None) -> None:
+        self.call, self.handle, self.me = call, handle, me
+        self.body: object = None
+        self.called = self.closed = False
+        self.member: Member | None = None
         self.estate: Estate | None = None
         self.hold_back = 0.0
 
@@ -69,6 +91,10 @@ class _Queue:
         self.remains: Member | None = None  # a claim that is over, whose writes are still chased
         self.chain_since: float | None = None
 
+    def tickets(self) -> tuple[Ticket, ...]:
+        """All who wait, and whose turn it is."""
+        return (*self.waiting, self.busy) if self.busy is not None else tuple(self.waiting)
+
 
 class Hub:
     """A store, connected, and the claims of this process on it. Shared by all who name the same URL.
@@ -80,6 +106,7 @@ class Hub:
         boot: the boot's identity where the store is local and it is known, else None.
         ledger: the highest number that the store gave to a write of ours.
         couriers: the threads that talk to the store when nobody waits for it.
+        generation: how many forks lie between this process and the one that connected.
     """
 
     def __init__(self, backend: Backend, url: str = "", *, clock: Clock = system_clock) -> None:
@@ -89,12 +116,14 @@ class Hub:
         self.ledger = Ledger()
         self.couriers = Couriers(backend.traits.store)
         self.refusal: Exception | None = None  # set when the store went back: nothing it says can be trusted
-        self.handles = 0
         self.closed = False
+        self.generation = 0
         self._mutex = threading.Lock()
         self._queues: dict[str, _Queue] = {}
         self._remembered: OrderedDict[str, Estate] = OrderedDict()
         self._members: set[Member] = set()
+        self._handles: set[object] = set()
+        self._pinned = False
         _hubs.add(self)
 
     # ---- the queue -------------------------------------------------------------------------------
@@ -106,26 +135,38 @@ class Hub:
             StoreError: the store was closed, or refused for good.
         """
         with self._mutex:
-            self._usable()
+            self._usable(ticket)
             queue = self._queues.get(name)
             if queue is None:
                 queue = self._queues[name] = _Queue()
                 queue.estate = self._remembered.pop(name, None)
-            if queue.busy is not None:
-                queue.waiting.append(ticket)
-                return False
-            queue.busy, ticket.called = ticket, True
-            ticket.estate = self._take_estate(queue)
-            return True
+            queue.waiting.append(ticket)
+            if queue.busy is None:
+                self._call_next(queue)
+            return ticket.called
 
-    def leave(self, name: str, ticket: Ticket) -> None:
-        """Give the place up, or the turn if it has just come."""
-        with self._mutex:
-            queue = self._queues[name]
-            if not ticket.called:
-                queue.waiting.remove(ticket)
-                return
-        self.pass_on(name, ticket, ticket.estate, None)
+    def ahead(self, name: str) -> Ticket | None:
+        """Whose turn it is."""
+        queue = self._queues.get(name)
+        return None if queue is None else queue.busy
+
+    def withdraw(self, name: str, ticket: Ticket) -> None:
+        """End an acquisition wherever it stands: waiting, seeking, acquired. Harmless if it was ended.
+
+        It mends what an exception at any instruction, such as Ctrl-C, can leave behind.
+        """
+        try:
+            if ticket.member is not None:
+                ticket.member.abandon()
+        finally:
+            with self._mutex:
+                queue = self._queues.get(name)
+                if queue is not None and not ticket.called and ticket in queue.waiting:
+                    queue.waiting.remove(ticket)
+            self.pass_on(name, ticket, ticket.estate, None)
+            following = self.ahead(name)
+            if following is not None:
+                following.call()  # It may have been given the turn and not been told.
 
     def pass_on(self, name: str, ticket: Ticket, estate: Estate | None, remains: Member | None) -> None:
         """End a turn. What is left goes to the next in line, or is kept for whoever comes.
@@ -138,9 +179,10 @@ class Hub:
         """
         with self._mutex:
             queue = self._queues.get(name)
-            if queue is None or queue.busy is not ticket:
+            if queue is None or (queue.busy is not ticket and queue.busy is not None):
                 return
-            queue.busy, queue.estate, queue.remains = None, estate, remains
+            if queue.busy is ticket:
+                queue.estate, queue.remains = estate, remains
             following = self._call_next(queue)
             if following is None:
                 self._forget(name, queue)
@@ -178,10 +220,14 @@ class Hub:
     def _call_next(self, queue: _Queue) -> Ticket | None:
         """The next in line has its turn; whoever holds the mutex calls it when that is let go."""
         if not queue.waiting:
+            queue.busy = None
             return None
-        following = queue.waiting.popleft()
-        queue.busy, following.called = following, True
-        following.estate = self._take_estate(queue)
+        estate = self._take_estate(queue)
+        # Without a call in between, Ctrl-C cannot come in between.
+        following = queue.busy = queue.waiting[0]
+        following.estate = estate
+        following.called = True
+        del queue.waiting[0]
         return following
 
     def settled(self, name: str, remains: Member) -> None:
@@ -234,6 +280,27 @@ class Hub:
         """The store cannot be trusted any more: nobody of this process acquires from it again."""
         self.refusal = error
 
+    def attach(self, handle: object) -> None:
+        """A connected store begins to use it."""
+        self._handles.add(handle)
+
+    def pin(self) -> Hub:
+        """A lock that was made by URL begins to use it, and nobody will ever say that it has ended."""
+        self._pinned = True
+        return self
+
+    def detach(self, handle: object) -> None:
+        """A connected store is closed: lose what came by it, and close the connection with the last user."""
+        with _hubs_mutex:
+            self._handles.discard(handle)
+            last = not self._handles and not self._pinned
+            if last and _by_url.get(self.url) is self:
+                del _by_url[self.url]
+        if last:
+            self.close()
+        else:
+            self._lose(handle)
+
     def close(self) -> None:
         """Lose every lease that is held here, then let go of the store. Records are left to expire."""
         with self._mutex:
@@ -244,12 +311,26 @@ class Hub:
             _hubs.discard(self)
             if _by_url.get(self.url) is self:
                 del _by_url[self.url]
-        for member in list(self._members):
-            member.close()
+        self._lose(None)
+        self.couriers.close()
         self.backend.close()
+
+    def _lose(self, handle: object | None) -> None:
+        """Lose what came by a handle, or everything (None), and turn away who waits for it."""
+        with self._mutex:
+            tickets = [ticket for queue in self._queues.values() for ticket in queue.tickets()]
+            tickets = [ticket for ticket in tickets if handle is None or ticket.handle is handle]
+            for ticket in tickets:
+                ticket.closed = True
+        for member in list(self._members):
+            if handle is None or member.ticket.handle is handle:
+                member.close()
+        for ticket in tickets:
+            ticket.call()
 
     def fork(self) -> None:
         """In the child of a fork: nothing that the parent holds is held here."""
+        self.generation += 1
         for member in self._members:
             member.fork()
         self._members = set()
@@ -258,11 +339,15 @@ class Hub:
         self.couriers = Couriers(self.backend.traits.store)
         self.backend.forked()
 
-    def _usable(self) -> None:
-        if self.closed:
-            raise StoreUnavailable(f"{self.backend.identity} was closed; connect again")
+    def _usable(self, ticket: Ticket) -> None:
+        if self.closed or (ticket.handle is not None and ticket.handle not in self._handles):
+            raise self.gone()
         if self.refusal is not None:
             raise StoreError(str(self.refusal)) from self.refusal
+
+    def gone(self) -> StoreUnavailable:
+        """The error for whoever uses it after it was closed."""
+        return StoreUnavailable(f"{self.backend.identity} was closed; connect again")
 
 
 _hubs: set[Hub] = set()
@@ -270,22 +355,23 @@ _by_url: dict[str, Hub] = {}
 _hubs_mutex = threading.Lock()
 
 
-def shared_hub(url: str) -> Hub:
-    """The hub of a URL, connected now if this process has none yet.
+def shared_hub(url: str, use: Callable[[Hub], T]) -> T:
+    """What somebody makes of the hub of a URL, which is connected now if this process has none yet.
+
+    Args:
+        url: the store.
+        use: called with the hub while it cannot be closed, to attach to it or to pin it.
 
     Raises:
         ConfigurationError: a URL that no backend takes.
         StoreError: the store refused or could not be reached.
     """
-    hub = _by_url.get(url)
-    if hub is not None:
-        return hub
     scheme_of(url)
     with _hubs_mutex:
         hub = _by_url.get(url)
-        if hub is None:
+        if hub is None or hub.closed:
             hub = _by_url[url] = Hub(open_backend(url), url)
-        return hub
+        return use(hub)
 
 
 def check_least_ttl(hub: Hub, ttl: float) -> None:
@@ -297,7 +383,7 @@ def check_least_ttl(hub: Hub, ttl: float) -> None:
     traits = hub.backend.traits
     if ttl < traits.least_ttl:
         raise ConfigurationError(
-            f"ttl={ttl:g} s is below the {traits.least_ttl:g} s that {traits.store} can keep; choose a longer one"
+            f"ttl={ttl:g} s is below the {traits.least_ttl:g} s that {traits.store} can keep; choose a longer"
         )
 
 

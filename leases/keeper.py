@@ -52,25 +52,32 @@ class Keeper:
         """Whether the thread runs; False also before there was anything to keep."""
         return self._thread is not None and self._thread.is_alive()
 
-    def keep(self, kept: Kept, delay: float | None) -> None:
-        """Call `kept.tick()` after `delay` seconds, instead of whatever was planned for it; None: never."""
+    def keep(self, kept: Kept, delay: float | None) -> bool:
+        """Call `kept.tick()` after `delay` seconds, instead of whatever was planned for it; None: never.
+
+        False when no thread can be started to do it, as when the main thread has ended.
+        """
         drop(kept)
         if delay is None:
-            return
+            return True
         due = time.monotonic() + delay
         plan = kept.plan = Plan((due, next(self._order), kept))
         with self._changed:
             heapq.heappush(self._heap, plan)
-            if not self.alive:
-                self._start()
-            elif due < self._sleeps_until:
+            if due < self._sleeps_until:
                 self._changed.notify()
             if len(self._heap) > self._sweep_at:
                 self._sweep()
+            return self.alive or self._start()
 
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="leases-keeper", daemon=True)
-        self._thread.start()
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name="leases-keeper", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # The interpreter is ending, or the system has no thread to spare.
+            return False
+        self._thread = thread
+        return True
 
     def _sweep(self) -> None:
         """Forget the plans that were dropped: a busy lock leaves one behind with every release."""
@@ -80,12 +87,17 @@ class Keeper:
 
     def _run(self) -> None:
         while True:
-            kept = self._next()
             try:
-                kept.tick()
-            except Exception as error:  # A fault in one must not end the renewal of all.
-                report("the keeper failed on %r", kept, error)
-                self.keep(kept, _LONGEST_SLEEP)
+                self._serve(self._next())
+            except BaseException as error:  # Thrown into this thread, which nothing may end.
+                report("the keeper failed on %r", self, error)
+
+    def _serve(self, kept: Kept) -> None:
+        try:
+            kept.tick()
+        except BaseException as error:  # A fault in one must not end the renewal of all.
+            report("the keeper failed on %r", kept, error)
+            self.keep(kept, _LONGEST_SLEEP)
 
     def _next(self) -> Kept:
         """Wait for the next thing that is due."""
@@ -110,7 +122,11 @@ def drop(kept: Kept) -> None:
 
 
 class Couriers:
-    """Threads that carry requests to one store. They come as needed, and leave when nothing is to do."""
+    """Threads that carry requests to one store. They come as needed; all but one leave when nothing is to do.
+
+    One stays until `close`: once the main thread has ended no thread can be started any more, and others
+    may still hold leases.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -118,6 +134,7 @@ class Couriers:
         self._jobs: deque[Callable[[], None]] = deque()
         self._idle = 0
         self._threads = 0
+        self._closed = False
 
     def send(self, job: Callable[[], None]) -> None:
         """Run a job on one of the threads, in the order given if there is one thread for it."""
@@ -125,25 +142,62 @@ class Couriers:
             self._jobs.append(job)
             if self._idle >= len(self._jobs):
                 self._ready.notify()
-            elif self._threads < _COURIERS:
-                self._threads += 1
-                name = f"leases-courier-{self._name}-{self._threads}"
-                threading.Thread(target=self._run, name=name, daemon=True).start()
+                return
+            if self._threads >= _COURIERS or self._start():
+                return
+        # No thread can be started: here rather than never.
+        self._work_off()
+
+    def close(self) -> None:
+        """Let the threads go when they have done what was sent."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    def _start(self) -> bool:
+        """One more thread; True if there is one at least, to do what was sent."""
+        thread = threading.Thread(
+            target=self._run, name=f"leases-courier-{self._name}-{self._threads + 1}", daemon=True
+        )
+        self._threads += 1
+        try:
+            thread.start()
+        except RuntimeError:  # The interpreter is ending, or the system has no thread to spare.
+            self._threads -= 1
+        return self._threads > 0
 
     def _run(self) -> None:
         while True:
-            with self._ready:
-                while not self._jobs:
-                    self._idle += 1
+            try:
+                if not self._wait():
+                    return
+                self._work_off()
+            except BaseException as error:  # Thrown into this thread, which nothing may end.
+                report("a courier failed on %r", self, error)
+
+    def _wait(self) -> bool:
+        """Wait for a job; False when the thread is to leave."""
+        with self._ready:
+            while not self._jobs:
+                self._idle += 1
+                try:
                     woken = self._ready.wait(_IDLE_SECONDS)
+                finally:
                     self._idle -= 1
-                    if not woken and not self._jobs:
-                        self._threads -= 1
-                        return
+                if not self._jobs and (self._closed or (not woken and self._threads > 1)):
+                    self._threads -= 1
+                    return False
+            return True
+
+    def _work_off(self) -> None:
+        while self._jobs:
+            try:
                 job = self._jobs.popleft()
+            except IndexError:  # Another thread was quicker.
+                return
             try:
                 job()
-            except Exception as error:
+            except BaseException as error:  # Not even SystemExit may end the renewals.
                 report("a courier failed on %r", job, error)
             del job
 
@@ -153,6 +207,13 @@ def report(message: str, subject: object, error: BaseException) -> None:
     import logging  # Costs more than opening a store, and is rarely needed.
 
     logging.getLogger("leases").error(message, subject, exc_info=error)
+
+
+def remark(message: str, *subjects: object) -> None:
+    """Log what is no fault, for who wants to know."""
+    import logging
+
+    logging.getLogger("leases").info(message, *subjects)
 
 
 keeper = Keeper()

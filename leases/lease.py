@@ -1,10 +1,14 @@
 """A lease: what an acquisition gives, for as long as it stands."""
 
+# pyright: reportPrivateUsage=false
+# A lease and its loss are two faces of one thing, and look into one another.
+
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from leases import threads
 from leases.errors import ConfigurationError, LeaseLost, LossReason
@@ -19,22 +23,32 @@ if TYPE_CHECKING:
 OnLost = Callable[["Lease", LeaseLost], None]
 
 
+class Grip:
+    """One hold on a lease, which ends once: a body, or a call of `release`."""
+
+    __slots__ = ("ended", "lease")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.lease: Lease | None = None  # once it is acquired
+
+
 class Lease:
     """One tenure of a lock, from its acquisition until it is released or lost.
 
     It is renewed in the background. Ask `held`, or `check()`, before every step that must not happen
-    twice; both read the clock. Hand `token` to every resource that can compare it. It can be used as a context
-    manager of either colour, and releases at the end. It may be handed to other threads, not to other
+    twice; both read the clock. Hand `token` to every resource that can compare it. It can be used as a
+    context manager of either colour, and releases at the end. It may be handed to other threads, not to other
     processes: in the child of a fork it is lost.
     """
 
     __slots__ = (
-        "__weakref__", "_bells", "_depth", "_mutex", "_on_end", "_on_lost", "_release_began", "_tenure",
-        "_told",
+        "__weakref__", "_bells", "_depth", "_loss_before", "_mutex", "_on_end", "_on_lost", "_release_began",
+        "_tenure", "_told",
     )  # fmt: skip
 
     def __init__(
-        self, tenure: Tenure, on_lost: OnLost | None = None, on_end: Callable[[], None] | None = None
+        self, tenure: Tenure, on_lost: OnLost | None = None, on_end: Callable[[Lease], None] | None = None
     ) -> None:
         self._tenure = tenure
         self._on_lost = on_lost
@@ -44,6 +58,7 @@ class Lease:
         self._depth = 1
         self._told = False
         self._release_began = False
+        self._loss_before: LeaseLost | None = None  # what a body had run into when it released by itself
         tenure.on_event = self._hear
         if tenure.machine.lost is not None:
             self._tell_loss()
@@ -116,17 +131,21 @@ class Lease:
         It waits for one answer of the store at most. If there is none the record may last until its ttl has
         passed, which the log says.
         """
-        if self._begin_release():
-            threads.release(self._tenure)
-            self._end_release()
+        grip: Grip | None = None
+        try:
+            self._release(grip := Grip())
+        except BaseException:  # Ctrl-C at any instruction: it goes on in the background.
+            self.abandon(grip)
+            raise
 
     async def release_async(self) -> None:
         """`release`, awaited. Cancelled, it goes on in the background."""
-        if self._begin_release():
-            from leases import aio
-
-            await aio.release(self._tenure)
-            self._end_release()
+        grip = Grip()
+        try:
+            await self._release_async(grip)
+        except BaseException:
+            self.abandon(grip)
+            raise
 
     def update(self, metadata: Mapping[str, str], *, timeout: float | None = None) -> None:
         """Show other metadata to observers, by a renewal sent at once, and wait until it is committed.
@@ -184,9 +203,12 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        loss = self._loss_in_body()
-        self.release()
-        self._raise_loss(loss, error)
+        grip: Grip | None = None
+        try:
+            self.leave(grip := Grip(), error)
+        except BaseException:
+            self.abandon(grip)
+            raise
 
     async def __aenter__(self) -> Lease:
         return self
@@ -194,13 +216,30 @@ class Lease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        grip = Grip()
+        try:
+            await self.leave_async(grip, error)
+        except BaseException:
+            self.abandon(grip)
+            raise
+
+    def leave(self, grip: Grip, error: BaseException | None) -> None:
+        """End a body: release, and raise the loss that it ran into, if any. `abandon` if it raises."""
         loss = self._loss_in_body()
-        await self.release_async()
+        self._release(grip)
+        self._raise_loss(loss, error)
+
+    async def leave_async(self, grip: Grip, error: BaseException | None) -> None:
+        """`leave`, awaited."""
+        loss = self._loss_in_body()
+        await self._release_async(grip)
         self._raise_loss(loss, error)
 
     def _loss_in_body(self) -> LeaseLost | None:
         """The loss that the body ran into; a release by the body itself is none."""
-        return None if self._release_began or self._tenure.held else self._loss()
+        if self._release_began:
+            return self._loss_before
+        return None if self._tenure.held else self._loss()
 
     @staticmethod
     def _raise_loss(loss: LeaseLost | None, error: BaseException | None) -> None:
@@ -209,7 +248,8 @@ class Lease:
             return
         if error is None:
             raise loss
-        error.add_note(str(loss))
+        if not isinstance(error, LeaseLost):
+            error.add_note(str(loss))
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -219,29 +259,60 @@ class Lease:
             return loss
         return LeaseLost(self.name, "released", self._tenure.hub.clock().hold, self.token)
 
-    def _begin_release(self) -> bool:
-        with self._mutex:
-            self._depth -= 1
-            if self._depth > 0 or self._release_began:
-                return False
-            self._release_began = True
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end()
-        return True
-
-    def _end_release(self) -> None:
-        if self._bells:
+    def _release(self, grip: Grip) -> None:
+        try:
+            if self._let_go(grip):
+                threads.release(self._tenure)
+        finally:
             self._ring()
 
-    def _nest(self) -> Lease:
-        """One more of the same thread or task holds it."""
+    async def _release_async(self, grip: Grip) -> None:
+        from leases import aio
+
+        try:
+            if self._let_go(grip):
+                await aio.release(self._tenure)
+        finally:
+            self._ring()
+
+    def _let_go(self, grip: Grip) -> bool:
+        """End one hold; True if it was the last, and the lease is to be released now."""
         with self._mutex:
+            if not grip.ended:
+                self._depth -= 1
+                grip.ended = True  # Without a call since the line before, Ctrl-C cannot come in between.
+            if self._depth > 0 or self._release_began:
+                return False
+            self._loss_before = None if self._tenure.held else self._loss()
+            self._release_began = True
+        self._tell_end()
+        return True
+
+    def _tell_end(self) -> None:
+        if self._on_end is not None:
+            self._on_end(self)
+            self._on_end = None  # It leads to the lock, which may lead back here.
+
+    def abandon(self, grip: Grip | None) -> None:
+        """End one hold, and if it was the last release in the background; harmless where it has ended."""
+        self._let_go(grip if grip is not None else Grip())
+        if self._release_began:
+            self._tell_end()
+            self._tenure.hub.withdraw(self.name, self._tenure.ticket)
+
+    def nest(self, grip: Grip) -> bool:
+        """One more hold of the same thread or task, if the lease stands."""
+        with self._mutex:
+            if not self.held:
+                return False
             self._depth += 1
-        return self
+            grip.lease = self  # Without a call since the line before: see `_let_go`.
+        return True
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, Lost):
+        if self._tenure.dead == "forked":
+            self._mutex = threading.Lock()  # Another thread of the parent may have had it.
+        elif isinstance(event, Lost):
             self._tell_loss()
         elif isinstance(event, Renewed) and self._bells:
             self._ring()
@@ -253,10 +324,12 @@ class Lease:
                 return
             self._told = True
         self._ring()
-        if self._on_lost is not None and not self._release_began and self._tenure.dead != "forked":
-            loss = self._loss()
-            args = (self._on_lost, self, loss)
-            threading.Thread(target=_call, args=args, name="leases-on-lost", daemon=True).start()
+        if self._on_lost is not None and not self._release_began:
+            call = partial(_call, self._on_lost, self, self._loss())
+            try:
+                threading.Thread(target=call, name="on-lost", daemon=True).start()
+            except RuntimeError:  # The interpreter is ending.
+                self._tenure.hub.couriers.send(call)
 
     def _ring(self) -> None:
         for ring in list(self._bells):
@@ -354,7 +427,7 @@ def check_on_lost(on_lost: object) -> OnLost | None:
     if on_lost == "raise":
         return None
     if callable(on_lost):
-        return on_lost
+        return cast(OnLost, on_lost)
     raise ConfigurationError(
         f'on_lost={on_lost!r} is neither "raise" nor a function of (lease, loss); pass one'
     )

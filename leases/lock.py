@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeVar, cast
 
 from leases import threads
 from leases.errors import AcquireTimeout, ConfigurationError
-from leases.hub import Hub, check_least_ttl, shared_hub
+from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
 from leases.identity import default_holder
-from leases.lease import Lease, OnLost, check_on_lost
+from leases.lease import Grip, Lease, OnLost, check_on_lost
 from leases.record import check_holder, check_metadata, check_name
 from leases.registry import scheme_of, store_url
 from leases.tenure import Tenure, Wish
@@ -19,6 +19,8 @@ from leases.terms import Terms
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from leases import aio
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +45,28 @@ class Fence(Protocol):
     """What guards a resource by the token: told of a new tenure before its work starts."""
 
     def seal(self, lease: Lease, /) -> None: ...
+
+
+class _Bell(Protocol):
+    def ring(self) -> None: ...
+
+
+class _Place(Grip):
+    """One acquisition by way of a lock, which can be undone as a whole wherever it was interrupted."""
+
+    __slots__ = ("hub", "me", "name", "ticket")
+
+    def __init__(self, name: str, ticket: Ticket) -> None:
+        super().__init__()
+        self.name, self.ticket, self.me = name, ticket, ticket.me
+        self.hub: Hub | None = None
+
+    def undo(self) -> None:
+        """Leave nothing behind."""
+        if self.lease is not None:
+            self.lease.abandon(self)
+        elif self.hub is not None:
+            self.hub.withdraw(self.name, self.ticket)
 
 
 class Lock:
@@ -97,8 +121,8 @@ class Lock:
         self._fences = tuple(fences)
         self._store = store
         self._hub: Hub | None = None
-        self._held: dict[object, list[Lease]] = {}  # by thread or task, until released
-        self._entered: dict[object, list[Lease]] = {}  # by thread or task, until the body ends
+        self._held: dict[Lease, object] = {}  # and the thread or task that acquired it; until released
+        self._bodies: dict[_Place, Lease] = {}  # until the body ends
         if isinstance(store, str):
             scheme_of(store)
         elif store is not None:
@@ -118,21 +142,23 @@ class Lock:
             StoreError: the store refused, or gave no answer in the time allowed.
             ConfigurationError: a URL or ttl that the store cannot take, or a wait for this very thread.
         """
-        nested = self._nested(me := threading.get_ident(), timeout)
-        if nested is not None:
-            return nested
-        return self._begin(me, threads.acquire(*self._plan(timeout)))
+        place = self._place(bell := threads.Bell(), threading.get_ident())
+        try:
+            return self._acquire(place, bell, timeout)
+        except BaseException:  # An error, or Ctrl-C at any instruction.
+            place.undo()
+            raise
 
     async def acquire_async(self, timeout: Timeout | _Default = DEFAULT) -> Lease:
         """`acquire`, awaited. Cancelled, it leaves nothing behind."""
         from leases import aio
 
-        nested = self._nested(me := _task(), timeout)
-        if nested is not None:
-            return nested
-        if self._hub is None:
-            await aio.in_thread(self._connect)
-        return self._begin(me, await aio.acquire(*self._plan(timeout)))
+        place = self._place(bell := aio.Bell(), _task())
+        try:
+            return await self._acquire_async(place, bell, timeout)
+        except BaseException:
+            place.undo()
+            raise
 
     def try_acquire(self) -> Lease | None:
         """The lease if it is to be had now, None if another holds the lock; other failures raise."""
@@ -163,33 +189,72 @@ class Lock:
     @property
     def held(self) -> bool:
         """Whether a lease acquired by this very object stands at this instant."""
-        return any(lease.held for leases in list(self._held.values()) for lease in leases)
+        return any(lease.held for lease in list(self._held))
 
     # ---- as a context manager and a decorator ----------------------------------------------------
 
     def __enter__(self) -> Lease:
-        lease = self.acquire()
-        self._entered.setdefault(threading.get_ident(), []).append(lease)
-        return lease
+        # This repeats `acquire`, because Ctrl-C may come between a call and its return to the caller.
+        place = self._place(bell := threads.Bell(), threading.get_ident())
+        try:
+            lease = self._acquire(place, bell, DEFAULT)
+            self._bodies[place] = lease
+            place.ticket.body = place.me
+            return lease
+        except BaseException:
+            self._bodies.pop(place, None)
+            place.undo()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(threading.get_ident()).__exit__(kind, error, trace)
+        try:
+            place, lease = self._body(threading.get_ident())
+            lease.leave(place, error)
+            del self._bodies[place]
+        except BaseException:
+            self._cut_off(threading.get_ident())
+            raise
 
     async def __aenter__(self) -> Lease:
-        lease = await self.acquire_async()
-        self._entered.setdefault(_task(), []).append(lease)
-        return lease
+        from leases import aio
+
+        place = self._place(bell := aio.Bell(), _task())
+        try:
+            lease = await self._acquire_async(place, bell, DEFAULT)
+            self._bodies[place] = lease
+            place.ticket.body = place.me
+            return lease
+        except BaseException:
+            self._bodies.pop(place, None)
+            place.undo()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._leave(_task()).__aexit__(kind, error, trace)
+        try:
+            place, lease = self._body(_task())
+            await lease.leave_async(place, error)
+            del self._bodies[place]
+        except BaseException:
+            self._cut_off(_task())
+            raise
 
     def __call__(self, function: F, /) -> F:
-        """Decorate a function or a coroutine function: each call runs under the lock."""
+        """Decorate a function or a coroutine function: each call runs under the lock.
+
+        Raises:
+            ConfigurationError: a generator function, whose body would run after the call, without the lock.
+        """
         from functools import wraps
+
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise ConfigurationError(
+                f'lock "{self.name}" cannot decorate {function.__qualname__}, a generator function: its body '
+                "would run without the lock; put `with lock:` into the body"
+            )
 
         if iscoroutinefunction(function):
 
@@ -210,61 +275,85 @@ class Lock:
     # ---- inside ----------------------------------------------------------------------------------
 
     def _connect(self) -> Hub:
-        if self._hub is None:
-            store = self._store
-            assert store is None or isinstance(store, str)
-            hub = shared_hub(store_url(store))
+        if self._store is not None and not isinstance(self._store, str):
+            return self._store.hub
+        if self._hub is None or self._hub.closed:
+            hub = shared_hub(store_url(self._store), Hub.pin)
             check_least_ttl(hub, self.terms.ttl)
             self._hub = hub
         return self._hub
 
-    def _plan(
-        self, timeout: Timeout | _Default
-    ) -> tuple[Hub, Wish, Timeout, tuple[Callable[[Tenure], None], ...]]:
+    def _place(self, bell: _Bell, me: object) -> _Place:
+        handle = None if isinstance(self._store, str) else self._store
+        return _Place(self.name, Ticket(bell.ring, handle, me))
+
+    def _acquire(self, place: _Place, bell: threads.Bell, timeout: Timeout | _Default) -> Lease:
+        return self._again(place) or self._begin(
+            place, threads.acquire(*self._plan(place, timeout), place.ticket, bell, self._seals())
+        )
+
+    async def _acquire_async(self, place: _Place, bell: aio.Bell, timeout: Timeout | _Default) -> Lease:
+        from leases import aio
+
+        again = self._again(place)
+        if again is not None:
+            return again
+        if self._hub is None:
+            await aio.in_thread(self._connect)
+        plan = self._plan(place, timeout)
+        return self._begin(place, await aio.acquire(*plan, place.ticket, bell, self._seals()))
+
+    def _plan(self, place: _Place, timeout: Timeout | _Default) -> tuple[Hub, Wish, Timeout]:
         allowed = self.timeout if isinstance(timeout, _Default) else check_timeout(timeout)
         holder = self._holder if self._holder is not None else default_holder()
-        hub = self._hub if self._hub is not None else self._connect()
-        fences = tuple(_sealer(fence) for fence in self._fences) if self._fences else ()
-        return hub, Wish(self.name, holder, self.terms, self._metadata), allowed, fences
+        hub = place.hub = self._connect()
+        return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
 
-    def _begin(self, me: object, tenure: Tenure) -> Lease:
-        lease = Lease(tenure, self._on_lost, lambda: self._drop(me, lease))
-        self._held.setdefault(me, []).append(lease)
+    def _seals(self) -> tuple[Callable[[Tenure], None], ...]:
+        return tuple(_sealer(fence) for fence in self._fences) if self._fences else ()
+
+    def _begin(self, place: _Place, tenure: Tenure) -> Lease:
+        lease = place.lease = Lease(tenure, self._on_lost, self._drop)
+        self._held[lease] = place.me
         return lease
 
-    def _drop(self, me: object, lease: Lease) -> None:
-        leases = self._held.get(me, [])
-        if lease in leases:
-            leases.remove(lease)
-        if not leases:
-            self._held.pop(me, None)
+    def _drop(self, lease: Lease) -> None:
+        self._held.pop(lease, None)
 
-    def _nested(self, me: object, timeout: Timeout | _Default) -> Lease | None:
+    def _again(self, place: _Place) -> Lease | None:
         """The lease that this thread or task holds already, if it may have it again."""
         if self._reentrant:
-            return next((lease._nest() for lease in self._held.get(me, ()) if lease.held), None)
-        waits_for_ever = (self.timeout if isinstance(timeout, _Default) else timeout) is None
-        if waits_for_ever and self._entered and any(lease.held for lease in self._entered.get(me, ())):
-            raise ConfigurationError(
-                f'lock "{self.name}" would wait for itself: this thread or task is in its body already; '
-                "pass reentrant=True to enter again"
-            )
+            for lease, who in list(self._held.items()):
+                if who == place.me and lease.nest(place):
+                    return lease
         return None
 
     def _last(self, me: object) -> Lease:
-        mine = self._held.get(me) or next(iter(self._held.values()), None)
+        held = list(self._held.items())
+        mine = [lease for lease, who in held if who == me] or [lease for lease, _ in held]
         if not mine:
             raise RuntimeError(f'lock "{self.name}" is not held by this object; acquire it first')
         return mine[-1]
 
-    def _leave(self, me: object) -> Lease:
-        leases = self._entered.get(me)
-        if not leases:
-            raise RuntimeError(f'the body of lock "{self.name}" ends in another thread or task than it began')
-        lease = leases.pop()
-        if not leases:
-            del self._entered[me]
-        return lease
+    def _body(self, me: object) -> tuple[_Place, Lease]:
+        """The body that ends: the innermost of this thread or task, or the only one there is.
+
+        Frameworks enter and leave generators in different threads or tasks.
+        """
+        bodies = list(self._bodies.items())
+        mine = [body for body in bodies if body[0].me == me] or bodies
+        if not mine or (len(mine) > 1 and mine[-1][0].me != me):
+            raise RuntimeError(
+                f'of the {len(mine)} bodies of lock "{self.name}" none began in this thread or task; '
+                "write `with lock.acquire():` to leave it elsewhere"
+            )
+        return mine[-1]
+
+    def _cut_off(self, me: object) -> None:
+        """A body has ended, and its end did not."""
+        place, lease = self._body(me)
+        lease.abandon(place)
+        del self._bodies[place]
 
     def __repr__(self) -> str:
         where = self._hub.backend.identity if self._hub is not None else "not connected yet"

@@ -2,8 +2,9 @@
 
 A script is a generator. It yields how long to wait for something to change (seconds, None for as long as it
 takes) or a function to call meanwhile, and returns its result; `leases.threads` and `leases.aio`
-only know how to wait and how to call. Closing a script early, as a cancellation or Ctrl-C does, abandons
-what it began and leaves nothing behind.
+only know how to wait and how to call. Closing a script early, as a cancellation does, abandons what it began
+and leaves nothing behind. Ctrl-C can come where no script runs, between the last step of one and the return
+to its caller, so who runs it undoes it once more.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
-from leases.errors import AcquireTimeout, LeasesError
+from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
 from leases.machine import Phase
-from leases.tenure import Sealer, Tenure, Wish
+from leases.tenure import Tenure, Wish, nothing
 
 if TYPE_CHECKING:
     from leases.hub import Hub, Ticket
 
 Wait = float | None | Callable[[], None]
-Seal = Callable[[Tenure, Sealer], None]
 
 
 def acquiring(
@@ -35,13 +35,13 @@ def acquiring(
 
     Raises:
         AcquireTimeout: another holds it.
-        StoreError: the store refused, or gave no answer at all in the time allowed.
-        LeaseLost: the store was closed meanwhile.
+        StoreError: the store refused, gave no answer at all in the time allowed, or was closed meanwhile.
     """
     until = None if timeout is None else hub.clock().wait + timeout
-    yield from _queue(hub, wish, timeout, until, ticket)
-    tenure = Tenure(hub, wish, ticket, ticket.call, here=here)
     try:
+        if not hub.enter(wish.name, ticket):
+            yield from _queue(hub, wish, timeout, until, ticket)
+        tenure = Tenure(hub, wish, ticket, here=here)
         tenure.start()
         while True:
             yield from _seek(tenure, timeout, until)
@@ -52,7 +52,7 @@ def acquiring(
             if tenure.confirm():
                 return tenure
     except BaseException:
-        tenure.abandon()
+        hub.withdraw(wish.name, ticket)
         raise
 
 
@@ -60,17 +60,34 @@ def _queue(
     hub: Hub, wish: Wish, timeout: float | None, until: float | None, ticket: Ticket
 ) -> Generator[Wait, None, None]:
     """Wait behind the others of this process."""
-    if hub.enter(wish.name, ticket):
+    if until is None:
+        _refuse_deadlock(hub, wish, ticket)
+    while not ticket.called:
+        if ticket.closed:
+            raise hub.gone()
+        left = None if until is None else until - hub.clock().wait
+        if left is not None and left <= 0:
+            raise _busy(hub, wish, timeout or 0.0)
+        yield left
+
+
+def _refuse_deadlock(hub: Hub, wish: Wish, ticket: Ticket) -> None:
+    ahead = hub.ahead(wish.name)
+    if ahead is None or ahead.body is None or ahead.body != ticket.me:
         return
-    try:
-        while not ticket.called:
-            left = None if until is None else until - hub.clock().wait
-            if left is not None and left <= 0:
-                raise AcquireTimeout(wish.name, timeout or 0.0, wish.holder, None)
-            yield left
-    except BaseException:
-        hub.leave(wish.name, ticket)
-        raise
+    if ahead.member is not None and ahead.member.held:
+        raise ConfigurationError(
+            f'lock "{wish.name}" would wait for itself: this thread or task is in its body already; '
+            "pass reentrant=True to one lock object and enter that again, or pass timeout="
+        )
+
+
+def _busy(hub: Hub, wish: Wish, timeout: float) -> LeasesError:
+    """Why the turn did not come: somebody of this process holds the lock, or waits for it in vain."""
+    ahead = hub.ahead(wish.name)
+    if ahead is None or ahead.member is None:
+        return AcquireTimeout(wish.name, timeout)
+    return ahead.member.failure(timeout)
 
 
 def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generator[Wait, None, None]:
@@ -78,56 +95,74 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
     machine, clock = tenure.machine, tenure.hub.clock
     impatient = timeout is not None and timeout <= 0
     while True:
-        left = None if until is None or impatient else until - clock().wait
-        if left is None or left > 0:
-            tenure.work_off(left)
+        tenure.work_off(None if impatient else until)
         if machine.phase is Phase.GRANTED:
             return
         _raise_if_over(tenure)
         if impatient and (tenure.blocked is not None or machine.trouble is not None):
             raise tenure.failure(0.0)
+        left = None if until is None or impatient else until - clock().wait
         if left is not None and left <= 0:
             raise tenure.failure(timeout or 0.0)
         if tenure.here and tenure.watch_from_here():
             continue
         due = machine.wake(clock())
         yield due if left is None else left if due is None else min(due, left)
-        if tenure.here:
-            tenure.tick()
+        tenure.tick()
 
 
 def _raise_if_over(tenure: Tenure) -> None:
+    if tenure.ticket.closed or tenure.gone:
+        raise tenure.hub.gone()
     if tenure.error is not None:
-        error = tenure.error
-        raise error if isinstance(error, LeasesError) else tenure.failure(0.0)
-    if tenure.machine.phase is Phase.LOST or tenure.dead is not None:
-        loss = tenure.loss()
-        assert loss is not None
-        raise loss
+        raise tenure.failure(0.0)
 
 
 def _bound(fence: Callable[[Tenure], None], tenure: Tenure) -> Callable[[], None]:
     return lambda: fence(tenure)
 
 
-def releasing(tenure: Tenure, ring: Callable[[], None], *, here: bool) -> Generator[Wait, None, None]:
-    """Release, the work being stopped: to the next of this process, or in the store by one attempt."""
-    if tenure.dead is not None or tenure.hub.hand_over(tenure.name, tenure.ticket, tenure):
-        return
-    machine = tenure.machine
+def releasing(
+    tenure: Tenure, ring: Callable[[], None], *, here: bool, patience: float | None = None
+) -> Generator[Wait, None, None]:
+    """Release, the work being stopped: to the next of this process, or in the store by one attempt.
+
+    Args:
+        tenure: what was held.
+        ring: wakes who runs this.
+        here: whether who runs this talks to the store too.
+        patience: seconds after which the rest goes on in the background; by default the store's time-outs.
+    """
+    try:
+        if not tenure.gone:
+            yield from _release(tenure, ring, here, patience)
+    except BaseException:
+        tenure.abandon()
+        raise
+
+
+def _release(
+    tenure: Tenure, ring: Callable[[], None], here: bool, patience: float | None
+) -> Generator[Wait, None, None]:
+    if tenure.hub.hand_over(tenure.name, tenure.ticket, tenure):
+        return tenure.done()
+    machine, clock = tenure.machine, tenure.hub.clock
     tenure.changed = ring
     if here:
         tenure.run_here()
-    try:
-        tenure.release()
-        while True:
-            tenure.work_off()
-            if tenure.released or machine.phase in (Phase.DONE, Phase.CHASING) or tenure.dead is not None:
-                return
-            yield machine.wake(tenure.hub.clock())
-            if here:
-                tenure.tick()
-    finally:
-        if machine.phase is not Phase.DONE:
-            tenure.run_in_background()
-        tenure.end_turn()
+    tenure.release()
+    until = None if patience is None else clock().wait + patience
+    while True:
+        tenure.work_off(until)
+        if tenure.released or machine.phase in (Phase.DONE, Phase.CHASING) or tenure.gone:
+            break
+        due = machine.wake(clock())
+        left = None if until is None else until - clock().wait
+        if left is not None and left <= 0:
+            break
+        yield due if left is None else left if due is None else min(due, left)
+        tenure.tick()
+    tenure.changed = nothing
+    if machine.phase is not Phase.DONE:
+        tenure.run_in_background()
+    tenure.end_turn()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from leases.errors import ConfigurationError, StoreUnavailable
+from leases.errors import ConfigurationError
 from leases.hub import Hub, shared_hub
 from leases.lock import Lock, Timeout
 from leases.record import check_name
-from leases.registry import scheme_of, store_url
+from leases.registry import store_url
 from leases.threads import Bell
 
 if TYPE_CHECKING:
@@ -58,14 +58,15 @@ class Status:
 class Store:
     """A connected store. The process keeps one connection for each URL, however many stores name it.
 
-    Use it as a context manager, or call `close`: with the last store of a URL its connection ends, and
-    leases that are still held are lost (``closed``).
+    Use it as a context manager, or call `close`: leases that came by it and are still held are lost then
+    (``closed``), others are not. The connection ends with the last store of its URL, unless a lock
+    was made with the URL itself.
     """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._open = True
-        hub.handles += 1
+        hub.attach(self)
 
     @property
     def hub(self) -> Hub:
@@ -75,7 +76,7 @@ class Store:
             StoreUnavailable: this store was closed.
         """
         if not self._open:
-            raise StoreUnavailable(f"{self._hub.backend.identity} was closed; connect again")
+            raise self._hub.gone()
         return self._hub
 
     @property
@@ -125,12 +126,9 @@ class Store:
 
     def close(self) -> None:
         """Let go of the store; closing twice is harmless."""
-        if not self._open:
-            return
-        self._open = False
-        self._hub.handles -= 1
-        if self._hub.handles <= 0:
-            self._hub.close()
+        if self._open:
+            self._open = False
+            self._hub.detach(self)
 
     def _status(self, slot: Slot) -> Status:
         claim = slot.claim
@@ -166,6 +164,9 @@ class Store:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a connected store belongs to this process; connect anew in the other one")
+
     def __repr__(self) -> str:
         return f"<Store {self._hub.backend.identity}{'' if self._open else ' closed'}>"
 
@@ -180,13 +181,11 @@ def connect(url: str | None = None) -> Store:
         ConfigurationError: a URL that no backend takes; the message lists the known schemes.
         StoreError: the store refused or could not be reached.
     """
-    url = store_url(url)
-    scheme_of(url)
-    return Store(shared_hub(url))
+    return shared_hub(store_url(url), Store)
 
 
 @contextmanager
-def _watching(hub: Hub, slot: Slot, bell: Bell) -> Iterator[None]:
+def _watching(hub: Hub, slot: Slot, bell: Bell) -> Generator[None, None, None]:
     watch = hub.backend.watch(slot, lambda _: bell.ring())
     try:
         yield

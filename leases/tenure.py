@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from leases.clock import Instant
 from leases.contract import Outcome, Refused, Slot, Unknown, Watch
@@ -27,20 +28,23 @@ from leases.errors import (
 )
 from leases.events import Blocked, Event, GaveUp, Lost, Read, Released, Swap, WentBack
 from leases.hub import Hub, Ticket
-from leases.keeper import Plan, drop, keeper, report
+from leases.keeper import Plan, drop, keeper, remark, report
 from leases.machine import Estate, Machine, Phase, went_back
 
 if TYPE_CHECKING:
     from leases.terms import Terms
 
 _CHASED = (Phase.LEAVING, Phase.CHASING)
+_HAD = (Phase.HELD, Phase.JEOPARDY, Phase.LOST)
 _REQUESTS = (Swap, Read)
 
 
-class Sealer(Protocol):
-    """A fence: it shuts out every earlier tenure, by the token, before the work starts."""
+class Watching(Enum):
+    """Whether hints come; once they are not wanted any more, they never are again."""
 
-    def seal(self, lease: object, /) -> None: ...
+    NOT = "not"
+    ASKED = "asked"
+    OVER = "over"
 
 
 class Wish(NamedTuple):
@@ -56,13 +60,12 @@ class Tenure:
     """A claim, from the turn in this process's queue until nothing of it is under way any more."""
 
     __slots__ = (
-        "_hearing", "_mutex", "_news", "_todo", "_unwatched", "_watch", "blocked", "changed", "dead", "error",
-        "here", "hub", "machine", "name", "on_event", "plan", "released", "ticket",
+        "_ended_at", "_generation", "_hearing", "_mutex", "_news", "_todo", "_watch", "_watching", "blocked",
+        "changed", "dead", "error", "here", "hub", "machine", "name", "on_event", "plan", "released",
+        "ticket",
     )  # fmt: skip
 
-    def __init__(
-        self, hub: Hub, wish: Wish, ticket: Ticket, changed: Callable[[], None], *, here: bool
-    ) -> None:
+    def __init__(self, hub: Hub, wish: Wish, ticket: Ticket, *, here: bool) -> None:
         self.hub, self.name, self.ticket = hub, wish.name, ticket
         self.machine = Machine(
             wish.name,
@@ -75,7 +78,7 @@ class Tenure:
             estate=ticket.estate,
             ledger=hub.ledger,
         )
-        self.changed = changed  # called after every event, from any thread
+        self.changed = ticket.call  # called after every event, from any thread
         self.on_event: Callable[[Event], None] | None = None
         self.blocked: Slot | None = None
         self.error: Exception | None = None
@@ -88,7 +91,10 @@ class Tenure:
         self._todo: deque[Read | Swap] = deque()
         self._news: deque[Event] = deque()
         self._watch: Watch | None = None
-        self._unwatched = True
+        self._watching = Watching.NOT
+        self._ended_at: float | None = None  # released, on the holder's clock
+        self._generation = hub.generation
+        ticket.member = self
         hub.join(self)
 
     # ---- feeding the machine ---------------------------------------------------------------------
@@ -110,12 +116,15 @@ class Tenure:
         self._go_on()
 
     def notice(self, slot: Slot | None) -> None:
-        """A hint from the watch."""
-        with self._mutex:
-            now = self.hub.clock()
-            self.machine.notice(now, slot)
-            self._collect(now)
-        self._go_on()
+        """A hint from the watch, in a thread of the backend's."""
+        try:
+            with self._mutex:
+                now = self.hub.clock()
+                self.machine.notice(now, slot)
+                self._collect(now)
+            self._go_on()
+        except Exception as error:
+            report("a hint failed on %r", slot, error)
 
     def tick(self) -> None:
         """Look at the timers."""
@@ -124,39 +133,66 @@ class Tenure:
         self._go_on()
 
     def confirm(self) -> bool:
-        """The last look at the clock: True makes it a success, False means to seek on."""
+        """The last look at the clock: True makes it a success, False means to seek on.
+
+        Raises:
+            RuntimeError: no thread can be started to renew it.
+        """
         with self._mutex:
             now = self.hub.clock()
-            confirmed = self.machine.confirm(now)
+            confirmed = kept = self.machine.confirm(now)
             if confirmed:
                 self.here = False
-                keeper.keep(self, self.machine.wake(now))
+                kept = keeper.keep(self, self.machine.wake(now))
             else:
                 self._collect(now)
         if not confirmed:
             self._go_on()
-        elif self._watch is not None:
-            self._unwatch()
-        return confirmed
+            return False
+        if not kept:
+            raise RuntimeError(
+                f'lock "{self.name}" cannot be held: no thread can be started to renew it; '
+                "acquire before the main thread ends"
+            )
+        self.changed = nothing
+        self._unwatch()
+        return True
 
     def release(self, *, linger: float | None = None, successor: str | None = None) -> None:
         """The work has stopped: begin to free the record."""
         with self._mutex:
             now = self.hub.clock()
+            self._end(now)
             self.machine.release(now, linger=linger, successor=successor)
             self._collect(now)
         self._go_on()
 
     def abandon(self) -> None:
-        """Nobody waits for it any more. What may still be under way is chased in the background."""
-        self._unwatch()
-        with self._mutex:
-            self.here = False
-            now = self.hub.clock()
-            self.machine.abandon(now)
-            self._collect(now)
-        self._go_on()
-        self.end_turn()
+        """Nobody waits for it and no work goes on under it, however far it got; harmless when it is over.
+
+        What may still be under way is chased in the background.
+        """
+        try:
+            self._unwatch()
+            if self.gone:
+                self.hub.part(self)
+                return
+            with self._mutex:
+                self.here = False
+                now = self.hub.clock()
+                self._end(now)
+                if self.machine.phase in _HAD:
+                    self.machine.release(now)
+                else:
+                    self.machine.abandon(now)
+                self._collect(now)
+            self._go_on()
+        finally:
+            self.end_turn()
+
+    def _end(self, now: Instant) -> None:
+        if self._ended_at is None:
+            self._ended_at = now.hold
 
     def update(self, metadata: Mapping[str, str]) -> None:
         """Show other metadata, by the next renewal, which is sent at once."""
@@ -169,7 +205,9 @@ class Tenure:
     def bequeath(self) -> Estate:
         """End here and leave everything to the next of this process. The work has stopped."""
         with self._mutex:
-            return self.machine.bequeath(self.hub.clock())
+            now = self.hub.clock()
+            self._end(now)
+            return self.machine.bequeath(now)
 
     def _collect(self, now: Instant) -> None:
         for output in self.machine.poll(now):
@@ -182,11 +220,18 @@ class Tenure:
 
     # ---- carrying out ----------------------------------------------------------------------------
 
-    def work_off(self, limit: float | None = None) -> None:
-        """Carry out here what the machine asks, until it asks nothing more for now."""
+    def work_off(self, until: float | None = None) -> None:
+        """Carry out here what the machine asks, until it asks nothing more for now.
+
+        Args:
+            until: on the waiter's clock; nothing is begun after it, and no request may last longer.
+        """
         while self.here and self._todo:
+            left = None if until is None else until - self.hub.clock().wait
+            if left is not None and left <= 0:
+                return
             request = self._todo.popleft()
-            self.answer(request, self._perform(request, limit))
+            self.answer(request, self._perform(request, left))
 
     def run_in_background(self) -> None:
         """From here on the keeper and the couriers go on with it."""
@@ -219,10 +264,15 @@ class Tenure:
             self._settled()
 
     def _carry(self, request: Read | Swap) -> None:
-        if self.machine.awaited == request.request:
-            self.answer(request, self._perform(request, None))
-        else:  # It was given up while it lay in the queue, and surely was not executed.
+        if self.machine.awaited != request.request:  # It was given up while it lay in the queue.
             self.answer(request, Unknown(void=True))
+            return
+        try:
+            outcome = self._perform(request, None)
+        except BaseException as error:  # Whatever it was meant for, it was not this thread.
+            report("the backend failed on %r", request, error)
+            outcome = Unknown()
+        self.answer(request, outcome)
 
     def _perform(self, request: Read | Swap, limit: float | None) -> Outcome | Slot | Refused:
         """One call to the store, with every way it can fail turned into an outcome."""
@@ -252,46 +302,64 @@ class Tenure:
     def _hear(self, event: Event) -> None:
         match event:
             case Blocked(slot):
-                first, self.blocked = self.blocked is None, slot
-                if first and not self.here:
+                self.blocked = slot
+                if not self.here and self._watching is Watching.NOT:
                     self.hub.couriers.send(self.watch)
             case GaveUp(error):
                 self.error = error
             case WentBack(number, known):
                 self.hub.refuse(went_back(self.name, number, known))
-            case Released():
+            case Released(clean):
                 self.released = True
+                if not clean:
+                    why = self.machine.trouble
+                    remark("release of %r: no answer, so it may last for its ttl: %s", self.name, why)
             case Lost():
+                self.hub.part(self)  # Closing the store or forking cannot end it any more.
                 self.hub.pass_on(self.name, self.ticket, None, None)
             case _:
                 pass
-        if self.on_event is not None:
-            self.on_event(event)
+        on_event = self.on_event  # Another thread may be about to drop it.
+        if on_event is not None:
+            on_event(event)
 
     def watch(self) -> None:
         """Ask the store for hints, from what was last seen on."""
-        slot = self.blocked
-        if slot is None or self._watch is not None or self.machine.phase is not Phase.SEEKING:
-            return
-        self._unwatched = False
+        with self._mutex:
+            slot = self.blocked
+            if slot is None or self._watching is not Watching.NOT:
+                return
+            self._watching = Watching.ASKED
         try:
             watch = self.hub.backend.watch(slot, self.notice)
-        except StoreError as error:  # Only slower without: the machine reads when hints stay out.
+        except Exception as error:  # Only slower without; asked again when it is blocked by something new.
             self.machine.trouble = error
+            if not isinstance(error, StoreError):
+                report("the backend failed to watch %r", self.name, error)
+            with self._mutex:
+                if self._watching is Watching.ASKED:
+                    self._watching = Watching.NOT
             return
-        self._watch = watch
-        if self._unwatched:
+        with self._mutex:
+            wanted = self._watching is Watching.ASKED
+            if wanted:
+                self._watch = watch
+        if not wanted:
             watch.close()
 
     def watch_from_here(self) -> bool:
         """Watch if it is blocked and nobody watches yet; True if that brought work at once."""
-        if self.blocked is not None and self._unwatched:
+        if self.blocked is not None and self._watching is Watching.NOT:
             self.watch()
         return bool(self._todo)
 
     def _unwatch(self) -> None:
-        self._unwatched = True
-        watch, self._watch = self._watch, None
+        if self.blocked is None:  # It never came to a watch, and none can come: it stopped seeking.
+            self._watching = Watching.OVER
+            return
+        with self._mutex:
+            self._watching = Watching.OVER
+            watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
 
@@ -301,22 +369,30 @@ class Tenure:
         """Let the next of this process have its turn, with what this claim leaves."""
         if self.machine.phase in _CHASED:
             self.hub.pass_on(self.name, self.ticket, None, self)
+            if self.machine.phase is Phase.DONE:  # Meanwhile; then it told the hub before it was there.
+                self.hub.settled(self.name, self)
         elif self.machine.phase is Phase.DONE:
             self.hub.pass_on(self.name, self.ticket, self.bequeath(), None)
+        else:
+            self.hub.pass_on(self.name, self.ticket, None, None)
 
     def _settled(self) -> None:
-        drop(self)
-        self.on_event = None  # It holds the lease, which holds this.
-        self.hub.part(self)
+        self.done()
         self.hub.settled(self.name, self)
+
+    def done(self) -> None:
+        """Nothing of it is under way any more: let go of what holds it, and of what it holds."""
+        drop(self)
+        self.on_event = self.ticket.member = None  # Both lead back to this.
+        self.hub.part(self)
 
     def fork(self) -> None:
         """This process is a child: the lease is the parent's."""
         self.dead, self.plan = "forked", None
         self._mutex, self._hearing = threading.Lock(), threading.Lock()
         self._todo.clear()
-        self._watch = None
-        self.changed = _nothing
+        self._watch, self._watching = None, Watching.OVER
+        self.changed = nothing
         if self.on_event is not None:
             self.on_event(Lost("forked", self.hub.clock().hold))
 
@@ -329,12 +405,15 @@ class Tenure:
             self._collect(now)
             self._todo.clear()
         drop(self)
-        if self.machine.phase is Phase.SEEKING:
-            self.error = StoreUnavailable(f"{self.hub.backend.identity} was closed; connect again")
         self._unwatch()
         self._tell()
 
     # ---- what is so ------------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing can be done for it here any more: its store was closed, or it is the parent's."""
+        return self.dead is not None or self.hub.closed or self.hub.generation != self._generation
 
     @property
     def held(self) -> bool:
@@ -346,28 +425,39 @@ class Tenure:
         machine, now = self.machine, self.hub.clock()
         if self.dead is None and machine.held(now):
             return None
-        if machine.lost is not None and self.dead != "forked":
-            return LeaseLost(self.name, machine.lost.reason, machine.lost.at, machine.token)
+        lost, token = machine.lost, machine.token
+        if lost is not None:
+            return LeaseLost(self.name, lost.reason, lost.at, token)
+        if self._ended_at is not None:
+            return LeaseLost(self.name, "released", self._ended_at, token)
         if self.dead is not None:
-            return LeaseLost(self.name, self.dead, now.hold, machine.token)
-        if machine.phase in (Phase.HELD, Phase.JEOPARDY):  # Past the deadline, and not told yet.
-            return LeaseLost(self.name, "expired", machine.deadline, machine.token)
-        return LeaseLost(self.name, "released", now.hold, machine.token)
+            return LeaseLost(self.name, self.dead, now.hold, token)
+        return LeaseLost(self.name, "expired", machine.deadline, token)  # Not told yet.
 
     def failure(self, timeout: float) -> LeasesError:
         """Why it was not acquired in the time allowed: another holds it, or the store did not answer."""
-        machine = self.machine
-        if isinstance(self.error, LeasesError):
-            return self.error
-        blocker = machine.blocker
-        if blocker is None and machine.trouble is not None:
-            trouble = machine.trouble
-            if isinstance(trouble, LeasesError):
-                return trouble
-            return StoreUnavailable(f"{self.hub.backend.identity} gave no answer: {trouble}; is it up?")
-        holder = blocker.claim.holder if blocker is not None and blocker.claim is not None else None
-        return AcquireTimeout(self.name, timeout, holder, machine.blocked_for(self.hub.clock()))
+        machine, now = self.machine, self.hub.clock()
+        if self.error is not None:
+            return self._as_ours(self.error)
+        if machine.phase not in (Phase.IDLE, Phase.SEEKING):  # This one has it, and another of us waits.
+            remaining = max(machine.deadline - machine.terms.hold + machine.terms.ttl - now.hold, 0.0)
+            return AcquireTimeout(self.name, timeout, machine.holder, remaining)
+        slot = machine.blocker
+        if self.blocked is not None and slot is not None and slot.held and slot.claim is not None:
+            return AcquireTimeout(self.name, timeout, slot.claim.holder, machine.blocked_for(now))
+        if machine.trouble is not None:
+            return self._as_ours(machine.trouble)
+        return AcquireTimeout(self.name, timeout)
+
+    def _as_ours(self, error: Exception) -> LeasesError:
+        """An error of our own making for this thread alone: several may wait for the claim that met it."""
+        if isinstance(error, LeasesError):
+            anew = type(error)(*error.args)
+        else:
+            anew = StoreUnavailable(f"{self.hub.backend.identity} gave no answer: {error}; is it up?")
+        anew.__cause__ = error
+        return anew
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """Ring no bell: nobody waits."""

@@ -40,34 +40,31 @@ class Bell:
 
 
 def acquire(
-    hub: Hub, wish: Wish, timeout: float | None, fences: Sequence[Callable[[Tenure], None]] = ()
+    hub: Hub,
+    wish: Wish,
+    timeout: float | None,
+    ticket: Ticket,
+    bell: Bell,
+    fences: Sequence[Callable[[Tenure], None]] = (),
 ) -> Tenure:
-    """Acquire; the errors are those of `leases.script.acquiring`."""
-    bell = Bell()
-    return _run(acquiring(hub, wish, timeout, Ticket(bell.ring), here=True, fences=fences), bell)
+    """Acquire; the errors are those of `leases.script.acquiring`. The ticket rings the bell."""
+    return _run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
 
 
-def release(tenure: Tenure) -> None:
-    """Release, the work being stopped."""
+def release(tenure: Tenure, patience: float | None = None) -> None:
+    """Release, the work being stopped; the record may last for its ttl if that takes too many seconds."""
     bell = Bell()
-    _run(releasing(tenure, bell.ring, here=True), bell)
+    _run(releasing(tenure, bell.ring, here=True, patience=patience), bell)
 
 
 def _run(script: Generator[Wait, None, T], bell: Bell) -> T:
-    try:
-        wait = next(script)
-        while True:
-            if callable(wait):
-                try:
-                    wait()
-                except BaseException as error:
-                    wait = script.throw(error)
-                    continue
-            else:
-                bell.wait(wait)
+    while True:
+        try:
             wait = next(script)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    finally:
-        script.close()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if callable(wait):
+            wait()
+        else:
+            bell.wait(wait)

@@ -1,0 +1,139 @@
+"""A store in memory that can be told to misbehave, and what tests need around it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from leases.contract import Backend, Conflict, Notify, Outcome, Slot, Unknown, Watch
+from leases.errors import StoreUnavailable
+from leases.hub import Hub
+from leases.record import Claim
+from leases.store import Store
+from leases_backends.memory import Memory, connect
+
+_count = itertools.count()
+
+
+def fresh_url(kind: str = "memory") -> str:
+    """A memory store that nobody else has."""
+    return f"memory:test-{next(_count)}" + ("" if kind == "memory" else f"?kind={kind}")
+
+
+def memory(kind: str = "memory") -> Memory:
+    """One such store, with ttls as short as a test wants them."""
+    backend = connect(fresh_url(kind))
+    backend.traits = replace(backend.traits, least_ttl=0.1)
+    return backend
+
+
+class Stubborn(Backend):
+    """A memory store behind switches.
+
+    Attributes:
+        down: calls are answered with `StoreUnavailable`, at once; swaps with `Unknown`.
+        gate: while it is not set, calls wait for it, and what they were told of time-outs is ignored.
+        before: called with ("read" | "swap" | "watch", name) before the store is asked.
+        after: called with ("read" | "swap", outcome); what it returns is the answer.
+        calls: every call, as (kind, name, claim).
+        watching: how many watches are open.
+    """
+
+    def __init__(self, kind: str = "memory") -> None:
+        self.inner: Memory = memory(kind)
+        self.traits = self.inner.traits
+        self.identity = self.inner.identity
+        self.down = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.before: Callable[[str, str], None] = lambda kind, name: None
+        self.after: Callable[[str, Any], Any] = lambda kind, outcome: outcome
+        self.calls: list[tuple[str, str, Claim | None]] = []
+        self.watching = 0
+        self.closed = 0
+
+    def read(self, name: str, timeout: float) -> Slot:
+        self._pass("read", name)
+        slot: Slot = self.after("read", self.inner.read(name, timeout))
+        return slot
+
+    def swap(self, seen: Slot, claim: Claim | None, timeout: float) -> Outcome:
+        self.calls.append(("swap", seen.name, claim))
+        if self.down:
+            return Unknown(StoreUnavailable("it is down; wait"), void=True)
+        self.gate.wait()
+        self.before("swap", seen.name)
+        outcome: Outcome = self.after("swap", self.inner.swap(seen, claim, timeout))
+        return outcome
+
+    def watch(self, seen: Slot, notify: Notify) -> Watch:
+        self._pass("watch", seen.name)
+        self.watching += 1
+        return _Counted(self, self.inner.watch(seen, notify))
+
+    def scan(self, prefix: str, timeout: float) -> Iterable[Slot | Exception]:
+        self._pass("scan", prefix)
+        return self.inner.scan(prefix, timeout)
+
+    def close(self) -> None:
+        self.closed += 1
+        self.inner.close()
+
+    def _pass(self, kind: str, name: str) -> None:
+        self.calls.append((kind, name, None))
+        if self.down:
+            raise StoreUnavailable("it is down; wait")
+        self.gate.wait()
+        self.before(kind, name)
+
+
+class _Counted:
+    def __init__(self, backend: Stubborn, watch: Watch) -> None:
+        self._backend, self._watch, self._open = backend, watch, True
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._backend.watching -= 1
+        self._watch.close()
+
+
+def store_on(backend: Backend | None = None, **options: Any) -> Store:
+    """A connected store on a backend; by default one in memory that nobody else has."""
+    return Store(Hub(backend if backend is not None else memory(), **options))
+
+
+def another_process(store: Store) -> Store:
+    """The same store as another process would see it: a hub of its own, with queues of its own."""
+    hub = store.hub
+    inner = hub.backend.inner if isinstance(hub.backend, Stubborn) else hub.backend
+    backend = connect(inner.identity)
+    backend.traits = inner.traits
+    return Store(Hub(backend, clock=hub.clock))
+
+
+def until(fact: Callable[[], object], patience: float = 10.0) -> None:
+    """Wait until something is so; for what no event tells."""
+    end = time.monotonic() + patience
+    while not fact():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.002)
+
+
+def conflict_untold(kind: str, outcome: Any) -> Any:
+    """For `Stubborn.after`: conflicts do not show what stands there."""
+    return Conflict() if isinstance(outcome, Conflict) else outcome
+
+
+def leftovers(store: Store) -> list[str]:
+    """What a hub still keeps of claims; nothing, once all is over."""
+    hub: Any = store._hub
+    found = [f"queue of {name!r}" for name in hub._queues]
+    return found + [f"member {member.name!r} {member.machine.phase}" for member in hub._members]
+
+
+SHORT: Final = 0.4  # a ttl, in seconds, for what has to happen in real time

@@ -1,0 +1,162 @@
+"""Ctrl-C at every instruction of acquire and release (S26): the lock is free within a ttl, the queue goes on.
+
+Python runs a signal's handler when a function of ours begins, and when a function in C returns to ours. A
+profile function is called at just these places, so a test can raise at each of them in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from leases import Lock, Store
+from stubborn import leftovers, memory, store_on, until
+
+TTL = 0.4
+
+# Python offers no way to guard the very first instruction of a method that is written in Python.
+UNGUARDED = ("Lock.__exit__", "Lease.release")
+
+
+class CtrlC:
+    """Raises KeyboardInterrupt at the n-th place in the library where a signal's handler could run."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.where = ""
+        self._count = 0
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        code = frame.f_code
+        if event not in ("call", "c_return") or "/leases/" not in code.co_filename:
+            return
+        if event == "call" and (code.co_qualname in UNGUARDED or code.co_name == "<genexpr>"):
+            return  # Closing a generator looks like a call, and what it raises then is swallowed.
+        self._count += 1
+        if self._count == self.place:
+            sys.setprofile(None)
+            self.where = f"{event} in {code.co_qualname}, line {frame.f_lineno}"
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def struck(self) -> Generator[None, None, None]:
+        """Let it come while the body runs, if it comes to that."""
+        sys.setprofile(self)
+        try:
+            yield
+        except KeyboardInterrupt:
+            assert self.where
+        finally:
+            sys.setprofile(None)
+
+
+def body(store: Store, ctrl_c: CtrlC) -> None:
+    """A whole `with` body."""
+    lock = Lock("job", store=store, ttl=TTL)
+    with ctrl_c.struck(), lock:
+        pass
+
+
+def release_without_a_body(store: Store, ctrl_c: CtrlC) -> None:
+    """The release alone."""
+    lease = Lock("job", store=store, ttl=TTL).acquire()
+    with ctrl_c.struck():
+        lease.release()
+
+
+def end_of_a_body_that_another_waits_for(store: Store, ctrl_c: CtrlC) -> None:
+    """The lock is handed over to another thread."""
+    lock, other = Lock("job", store=store, ttl=TTL), Lock("job", store=store, ttl=TTL)
+    with ctrl_c_later(ctrl_c, lock):
+        waiter = threading.Thread(target=lambda: other.acquire().release(), daemon=True)
+        waiter.start()
+        until(lambda: store.hub.waiters("job"))
+    waiter.join(5 * TTL)
+    assert not waiter.is_alive(), f"the queue stood still after {ctrl_c.where}"
+
+
+@contextmanager
+def ctrl_c_later(ctrl_c: CtrlC, lock: Lock) -> Generator[None, None, None]:
+    """The body goes well, its end is struck."""
+    lock.__enter__()
+    yield
+    with ctrl_c.struck():
+        lock.__exit__(None, None, None)
+
+
+def turn_in_the_queue(store: Store, ctrl_c: CtrlC) -> None:
+    """Waits behind another thread, and gets its turn; others wait behind."""
+    lock, other = Lock("job", store=store, ttl=TTL), Lock("job", store=store, ttl=TTL)
+    lease = other.acquire()
+    behind: list[threading.Thread] = []
+
+    def release() -> None:
+        until(lambda: store.hub.waiters("job") or ctrl_c.where)
+        behind.append(threading.Thread(target=lambda: other.acquire().release(), daemon=True))
+        behind[0].start()
+        until(lambda: store.hub.waiters("job") == 2 or ctrl_c.where)
+        lease.release()
+
+    releaser = threading.Thread(target=release, daemon=True)
+    releaser.start()
+    with ctrl_c.struck(), lock:
+        pass
+    releaser.join(5 * TTL)
+    behind[0].join(5 * TTL)
+    assert not behind[0].is_alive(), f"the queue stood still after {ctrl_c.where}"
+
+
+SCENES = [body, release_without_a_body, end_of_a_body_that_another_waits_for, turn_in_the_queue]
+
+
+@pytest.mark.parametrize("kind", ["memory", "zookeeper"])
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_ctrl_c_at_some_instructions(scene: Callable[[Store, CtrlC], None], kind: str) -> None:
+    """Wherever Ctrl-C comes, the next acquires within a ttl, and nothing is left; every eleventh place."""
+    sweep(scene, kind, 11)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["memory", "zookeeper"])
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_ctrl_c_at_every_instruction(scene: Callable[[Store, CtrlC], None], kind: str) -> None:
+    """As above, at every single place."""
+    assert sweep(scene, kind, 1) > 20
+
+
+def sweep(scene: Callable[[Store, CtrlC], None], kind: str, step: int) -> int:
+    """Run a scene until there is no place left to strike; the number of places."""
+    place = 1
+    while True:
+        with store_on(memory(kind)) as store:
+            ctrl_c = CtrlC(place)
+            scene(store, ctrl_c)
+            if not ctrl_c.where:
+                return place
+            probe(store, ctrl_c)
+        place += step
+
+
+def probe(store: Store, ctrl_c: CtrlC) -> None:
+    """Another thread acquires in time, and the hub forgets everything."""
+    outcome: list[BaseException | None] = []
+
+    def acquire() -> None:
+        try:
+            Lock("job", store=store, ttl=TTL, timeout=3 * TTL).acquire().release()
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=acquire, daemon=True)
+    thread.start()
+    thread.join(10 * TTL)
+    assert outcome == [None], f"after {ctrl_c.where}: {outcome or 'it hangs'}"
+    until(lambda: not leftovers(store))
