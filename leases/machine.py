@@ -568,11 +568,13 @@ class Machine:
         attempt = self._sent(request)
         if attempt is None or attempt.credited:
             pass  # It was told before, by another witness.
+        elif self._went_back(now, attempt, slot):
+            pass  # Asked before its age is: numbers that began again make every answer look old.
         elif self._is_old(slot):
             self._settle(request)  # Committed, but something newer was seen to stand there since.
         elif attempt.claim != self.claim_id:
             self._news(now, slot)  # A claim given up as too late was committed after all.
-        elif not self._went_back(now, attempt, slot):
+        else:
             self._learn(slot)
             self._commit(now, attempt, slot)
 
@@ -912,6 +914,7 @@ class Machine:
             self._ledger.note(slot.order)
             return False
         self._out.append(WentBack(slot.order, attempt.mark))
+        self._newest = slot.order
         if self.phase is Phase.SEEKING:
             self._last = slot
             self._settle(attempt.request)
