@@ -626,6 +626,8 @@ class Machine:
     def _refused(self, now: Instant, request: int, cause: Exception, awaited: bool) -> None:
         self.trouble = cause
         self._settle(request)
+        if not awaited:
+            return  # It says what was so when it was asked, and nobody knows what is so now.
         if self.phase in _OURS and isinstance(cause, RecordRefused):
             self._last = None
             self._depose(now, "superseded")  # Whatever it is, it is not my claim any more.
@@ -633,7 +635,7 @@ class Machine:
             self._retry(now)
         elif self.phase is Phase.SEEKING:
             self._give_up(now, cause)
-        elif awaited:
+        else:
             self._last = None if isinstance(cause, RecordRefused) else self._last
             self._retry(now)
 
