@@ -401,7 +401,8 @@ class Machine:
                 if self.phase is Phase.HELD:
                     yield self._overdue_at - now.hold
                 if self._flight is None:
-                    yield max(self._renew_at - now.hold, self._not_before - now.wait)
+                    due = 0.0 if self._doubt else self._renew_at - now.hold
+                    yield max(due, self._not_before - now.wait)
             case Phase.LEAVING | Phase.CHASING:
                 yield self._until - now.wait
                 if self._flight is None:
