@@ -318,8 +318,8 @@ class Machine:
         self._expire(now)
         if slot is not None:
             self._news(now, slot)
-        elif self.phase is Phase.SEEKING or self.phase in _OURS:
-            self._doubt = True
+        elif self.phase is Phase.SEEKING or (self.phase in _OURS and now.hold < self._renew_at):
+            self._doubt = True  # A renewal that is due tells the same, and no flood of hints may hold it up.
 
     def confirm(self, now: Instant) -> bool:
         """Report success if it is one: the last look at the clock, after any sealing."""
@@ -622,6 +622,8 @@ class Machine:
             self._doubt = self._doubt or not void
             if self.phase is Phase.LEAVING:
                 self._until = now.wait if not void else self._until
+        else:
+            self._doubt = False
         self._retry(now)
 
     def _refused(self, now: Instant, request: int, cause: Exception, awaited: bool) -> None:
