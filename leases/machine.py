@@ -592,6 +592,8 @@ class Machine:
             self._doubt = True  # We were not told what stands there.
         if self.phase is Phase.SEEKING:
             self._races += 1
+            if attempt.seen.held:  # It will never stand again: whoever shows it yet is behind, so time it anew.
+                self._sightings = tuple([s for s in self._sightings if s.version != attempt.seen.version])
             if self._view is not None and not self._view.held:
                 self._pause(now, min(0.001 * 2 ** min(self._races, 16), 0.1, self.terms.attempt / 4))
         elif self._doubt:
