@@ -600,10 +600,13 @@ class Machine:
             self._retry(now)
 
     def _answered(self, now: Instant, slot: Slot, awaited: bool) -> None:
-        if awaited:
-            self._tries = 0 if self.phase is Phase.SEEKING else self._tries
+        before = self._newest
         self._news(now, slot)
-        if awaited and self.phase in (Phase.LEAVING, Phase.CHASING) and self._last is None:
+        if awaited and self.phase is Phase.SEEKING:
+            self._tries = 0
+            if self._view is None and self._newest == before:
+                self._retry(now)  # Older than what is known: a replica that lags has to be waited for.
+        elif awaited and self.phase in (Phase.LEAVING, Phase.CHASING) and self._last is None:
             self._retry(now)  # Not landed yet; it still may.
 
     def _unanswered(
