@@ -68,7 +68,7 @@ class Keeper:
                 self._changed.notify()
             if len(self._heap) > self._sweep_at:
                 self._sweep()
-            return self.alive or self._start()
+            return self._thread is not None or self._start()
 
     def _start(self) -> bool:
         thread = threading.Thread(target=self._run, name="leases-keeper", daemon=True)
@@ -86,11 +86,14 @@ class Keeper:
         self._sweep_at = max(1024, 2 * len(self._heap))
 
     def _run(self) -> None:
-        while True:
-            try:
-                self._serve(self._next())
-            except BaseException as error:  # Thrown into this thread, which nothing may end.
-                report("the keeper failed on %r", self, error)
+        try:
+            while True:
+                try:
+                    self._serve(self._next())
+                except BaseException as error:  # Thrown into this thread, which nothing may end.
+                    report("the keeper failed on %r", self, error)
+        finally:  # Should something end it all the same, the next thing to keep starts another.
+            self._thread = None
 
     def _serve(self, kept: Kept) -> None:
         try:
@@ -104,7 +107,9 @@ class Keeper:
         with self._changed:
             while True:
                 now = time.monotonic()
-                while self._heap and (self._heap[0][2] is None or self._heap[0][0] <= now):
+                # A dropped plan stays until it is due: were the heap empty after every release, every
+                # acquire would have to wake this thread.
+                while self._heap and self._heap[0][0] <= now:
                     kept: Kept | None = heapq.heappop(self._heap)[2]
                     if kept is not None:
                         return kept
