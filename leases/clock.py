@@ -52,9 +52,10 @@ if _HOLD is not None and _WAIT is not None:
         wall: Callable[[], float] = time.time,
         hold: int = _HOLD,
         wait: int = _WAIT,
+        make: Callable[..., Instant] = tuple.__new__,
     ) -> Instant:
         """Look at this host's clocks now."""
-        return Instant(look(hold), look(wait), wall())
+        return make(Instant, (look(hold), look(wait), wall()))  # A third faster than by its own name.
 
 else:
 

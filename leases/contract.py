@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from leases.record import Claim
@@ -78,6 +79,7 @@ class Slot:
         return self.order if self.claim.token is None else self.claim.token
 
 
+@lru_cache(1024)  # A slot never changes, and every optimistic create begins with one.
 def absent(name: str) -> Slot:
     """The slot of a name that was never read: a swap on it creates, or conflicts."""
     return Slot(name, None)
