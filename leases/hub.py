@@ -232,6 +232,9 @@ class Hub:
 
     def settled(self, name: str, remains: Member) -> None:
         """A claim that was over is now settled: nothing of it is under way any more."""
+        queue = self._queues.get(name)
+        if queue is None or queue.remains is not remains:  # Unlocked: whoever leaves it looks afterwards.
+            return
         with self._mutex:
             queue = self._queues.get(name)
             if queue is not None and queue.remains is remains:

@@ -148,9 +148,7 @@ def _release(
         return tenure.done()
     machine, clock = tenure.machine, tenure.hub.clock
     tenure.changed = ring
-    if here:
-        tenure.run_here()
-    tenure.release()
+    tenure.release(here=here)
     until = None if patience is None else clock().wait + patience
     while True:
         tenure.work_off(until)

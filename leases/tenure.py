@@ -82,7 +82,7 @@ class Tenure:
         self.on_event: Callable[[Event], None] | None = None
         self.blocked: Slot | None = None
         self.error: Exception | None = None
-        self.released = False
+        self.released = False  # the store said so
         self.dead: LossReason | None = None  # it ended for this process at large: a fork, a closed store
         self.here = here
         self.plan: Plan | None = None
@@ -158,9 +158,12 @@ class Tenure:
         self._unwatch()
         return True
 
-    def release(self, *, linger: float | None = None, successor: str | None = None) -> None:
-        """The work has stopped: begin to free the record."""
+    def release(
+        self, *, linger: float | None = None, successor: str | None = None, here: bool = False
+    ) -> None:
+        """The work has stopped: begin to free the record, `here` if somebody waits and works it off."""
         with self._mutex:
+            self.here = here
             now = self.hub.clock()
             self._end(now)
             self.machine.release(now, linger=linger, successor=successor)
@@ -242,11 +245,6 @@ class Tenure:
             self._collect(self.hub.clock())
         self._go_on()
 
-    def run_here(self) -> None:
-        """From here on somebody waits, and carries out requests by `work_off`."""
-        with self._mutex:
-            self.here = True
-
     def _go_on(self) -> None:
         """After every change: tell what happened, and see that requests are carried out."""
         if self._news:
@@ -310,7 +308,7 @@ class Tenure:
             case WentBack(number, known):
                 self.hub.refuse(went_back(self.name, number, known))
             case Released(clean):
-                self.released = True
+                self.released = clean
                 if not clean:
                     why = self.machine.trouble
                     remark("release of %r: no answer, so it may last for its ttl: %s", self.name, why)
@@ -372,9 +370,15 @@ class Tenure:
             if self.machine.phase is Phase.DONE:  # Meanwhile; then it told the hub before it was there.
                 self.hub.settled(self.name, self)
         elif self.machine.phase is Phase.DONE:
-            self.hub.pass_on(self.name, self.ticket, self.bequeath(), None)
+            self.hub.pass_on(self.name, self.ticket, self._estate(), None)
         else:
             self.hub.pass_on(self.name, self.ticket, None, None)
+
+    def _estate(self) -> Estate | None:
+        """What it leaves to the next, who can do without where nothing stands in the store any more."""
+        if self.released and self.hub.backend.traits.release_deletes:
+            return None
+        return self.bequeath()
 
     def _settled(self) -> None:
         self.done()
