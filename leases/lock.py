@@ -126,6 +126,8 @@ class Lock:
         if isinstance(store, str):
             scheme_of(store)
         elif store is not None:
+            if not isinstance(getattr(store, "hub", None), Hub):
+                raise ConfigurationError(f"store={store!r} is neither a URL nor a connected store; pass one")
             self._hub = store.hub
             check_least_ttl(self._hub, self.terms.ttl)
 

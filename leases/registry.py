@@ -98,4 +98,4 @@ def _load_entry_point(scheme: str) -> Callable[[str], Backend]:
 
 def _shown(url: str) -> str:
     """A URL for an error message: what could be a password is left out."""
-    return re.sub(r"//[^/@]*@", "//…@", url)[:200]
+    return re.sub(r"//[^/]*@", "//…@", url.partition("?")[0])[:200]

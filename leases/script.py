@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Wait = float | None | Callable[[], None]
 
+_ASK_AGAIN = 1.0  # seconds after which a store that could not watch is asked again
+
 
 def acquiring(
     hub: Hub,
@@ -94,6 +96,7 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
     """Go on until a claim is committed, or it cannot be, or the time is over."""
     machine, clock = tenure.machine, tenure.hub.clock
     impatient = timeout is not None and timeout <= 0
+    began = None if until is None else clock().wait
     while True:
         tenure.work_off(None if impatient else until)
         if machine.phase is Phase.GRANTED:
@@ -101,13 +104,18 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
         _raise_if_over(tenure)
         if impatient and (tenure.blocked is not None or machine.trouble is not None):
             raise tenure.failure(0.0)
-        left = None if until is None or impatient else until - clock().wait
-        if left is not None and left <= 0:
-            raise tenure.failure(timeout or 0.0)
-        if tenure.here and tenure.watch_from_here():
+        waits = [] if tenure.ask_for_hints() else [_ASK_AGAIN]
+        if tenure.has_work:
             continue
+        if began is not None and until is not None and not impatient:
+            now = clock().wait
+            if now >= until:
+                raise tenure.failure(timeout or 0.0, waited=2 * (now - began) >= (timeout or 0.0))
+            waits.append(until - now)
         due = machine.wake(clock())
-        yield due if left is None else left if due is None else min(due, left)
+        if due is not None:
+            waits.append(due)
+        yield min(waits, default=None)
         tenure.tick()
 
 

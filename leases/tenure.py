@@ -301,8 +301,6 @@ class Tenure:
         match event:
             case Blocked(slot):
                 self.blocked = slot
-                if not self.here and self._watching is Watching.NOT:
-                    self.hub.couriers.send(self.watch)
             case GaveUp(error):
                 self.error = error
             case WentBack(number, known):
@@ -345,11 +343,19 @@ class Tenure:
         if not wanted:
             watch.close()
 
-    def watch_from_here(self) -> bool:
-        """Watch if it is blocked and nobody watches yet; True if that brought work at once."""
-        if self.blocked is not None and self._watching is Watching.NOT:
-            self.watch()
-        return bool(self._todo)
+    def ask_for_hints(self) -> bool:
+        """See that hints come, if it is blocked and none do; False as long as they do not."""
+        if self._watching is Watching.NOT and self.blocked is not None:
+            if self.here:
+                self.watch()
+            else:
+                self.hub.couriers.send(self.watch)
+        return self._watch is not None or self.blocked is None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to carry out here."""
+        return self.here and bool(self._todo)
 
     def _unwatch(self) -> None:
         if self.blocked is None:  # It never came to a watch, and none can come: it stopped seeking.
@@ -438,8 +444,13 @@ class Tenure:
             return LeaseLost(self.name, self.dead, now.hold, token)
         return LeaseLost(self.name, "expired", machine.deadline, token)  # Not told yet.
 
-    def failure(self, timeout: float) -> LeasesError:
-        """Why it was not acquired in the time allowed: another holds it, or the store did not answer."""
+    def failure(self, timeout: float, *, waited: bool = False) -> LeasesError:
+        """Why it was not acquired in the time allowed: another holds it, or the store did not answer.
+
+        Args:
+            timeout: the seconds allowed.
+            waited: whether the store had all of them to answer.
+        """
         machine, now = self.machine, self.hub.clock()
         if self.error is not None:
             return self._as_ours(self.error)
@@ -451,6 +462,8 @@ class Tenure:
             return AcquireTimeout(self.name, timeout, slot.claim.holder, machine.blocked_for(now))
         if machine.trouble is not None:
             return self._as_ours(machine.trouble)
+        if waited and slot is None:
+            return StoreUnavailable(f"{self.hub.backend.identity} gave no answer in {timeout:g} s; is it up?")
         return AcquireTimeout(self.name, timeout)
 
     def _as_ours(self, error: Exception) -> LeasesError:

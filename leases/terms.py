@@ -16,7 +16,8 @@ class Terms:
         ttl: how long a record lasts; what others wait for when the holder is dead. Default 15.
         hold: V, how long the holder believes after a send. Default 0.75 ttl, less where rate demands it.
         renew: from a committed send to the next renewal. Default ttl/3.
-        attempt: after how long one request counts as unanswered. Default V/4.
+        attempt: after how long one request counts as unanswered. Default V/4, at most 5: a release waits
+            for one, and a store that hangs keeps a thread for so long.
         rate: rho, the bound on the rate error of every clock of the fleet. Default 0.1: chrony slews by
             up to 8.3 %, and at V = 0.75 ttl it costs nothing.
         guard: taken off V for the grain of clocks and timers. Default ttl/100, at most 0.05.
@@ -51,7 +52,7 @@ class Terms:
         bound = ttl * (1 - rate) / (1 + rate) - guard
         hold = min(0.75 * ttl, bound) if hold is None else hold
         renew = ttl / 3 if renew is None else renew
-        attempt = hold / 4 if attempt is None else attempt
+        attempt = min(hold / 4, 5.0) if attempt is None else attempt
         _refuse_durations(ttl, hold, renew, attempt, guard, bound)
         for name, value in zip(self.__slots__, (ttl, hold, renew, attempt, rate, guard), strict=True):
             object.__setattr__(self, name, float(value))

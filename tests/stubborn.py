@@ -36,6 +36,7 @@ class Stubborn(Backend):
 
     Attributes:
         down: calls are answered with `StoreUnavailable`, at once; swaps with `Unknown`.
+        silent: nothing is answered: calls return when their time-out is over, as the contract wants it.
         gate: while it is not set, calls wait for it, and what they were told of time-outs is ignored.
         before: called with ("read" | "swap" | "watch", name) before the store is asked.
         after: called with ("read" | "swap", outcome); what it returns is the answer.
@@ -47,7 +48,7 @@ class Stubborn(Backend):
         self.inner: Memory = memory(kind)
         self.traits = self.inner.traits
         self.identity = self.inner.identity
-        self.down = False
+        self.down = self.silent = False
         self.gate = threading.Event()
         self.gate.set()
         self.before: Callable[[str, str], None] = lambda kind, name: None
@@ -57,14 +58,15 @@ class Stubborn(Backend):
         self.closed = 0
 
     def read(self, name: str, timeout: float) -> Slot:
-        self._pass("read", name)
+        self._pass("read", name, timeout)
         slot: Slot = self.after("read", self.inner.read(name, timeout))
         return slot
 
     def swap(self, seen: Slot, claim: Claim | None, timeout: float) -> Outcome:
         self.calls.append(("swap", seen.name, claim))
-        if self.down:
-            return Unknown(StoreUnavailable("it is down; wait"), void=True)
+        if self.down or self.silent:
+            time.sleep(timeout if self.silent else 0)
+            return Unknown(StoreUnavailable("it is down; wait"), void=self.down)
         self.gate.wait()
         self.before("swap", seen.name)
         outcome: Outcome = self.after("swap", self.inner.swap(seen, claim, timeout))
@@ -76,16 +78,17 @@ class Stubborn(Backend):
         return _Counted(self, self.inner.watch(seen, notify))
 
     def scan(self, prefix: str, timeout: float) -> Iterable[Slot | Exception]:
-        self._pass("scan", prefix)
+        self._pass("scan", prefix, timeout)
         return self.inner.scan(prefix, timeout)
 
     def close(self) -> None:
         self.closed += 1
         self.inner.close()
 
-    def _pass(self, kind: str, name: str) -> None:
+    def _pass(self, kind: str, name: str, timeout: float = 0.0) -> None:
         self.calls.append((kind, name, None))
-        if self.down:
+        if self.down or self.silent:
+            time.sleep(timeout if self.silent else 0)
             raise StoreUnavailable("it is down; wait")
         self.gate.wait()
         self.before(kind, name)
@@ -122,6 +125,13 @@ def until(fact: Callable[[], object], patience: float = 10.0) -> None:
     while not fact():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.002)
+
+
+def look(store: Store) -> None:
+    """Look at all timers now, as the keeper does; it knows nothing of a clock that is moved by hand."""
+    hub: Any = store.hub
+    for member in list(hub._members):
+        member.tick()
 
 
 def conflict_untold(kind: str, outcome: Any) -> Any:
