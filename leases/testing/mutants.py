@@ -24,8 +24,9 @@ class Mutant:
         name: what it is called on the command line.
         rule: the rule that it breaks.
         changes: source text that occurs exactly once, and what stands there instead.
-        world: the small world in which the explorer finds it out; empty where a test's schedule has to.
+        world: the small world in which the explorer finds it out.
         module: whose source is changed.
+        schedule: a test of the machine, driven by hand, that fails where the explorer has no eye for it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Mutant:
     changes: tuple[Change, ...]
     world: str = ""
     module: str = "leases.machine"
+    schedule: str = ""
 
 
 def load(mutant: Mutant) -> types.ModuleType:
@@ -270,7 +272,7 @@ _MUTANTS: Final = (
             (_EXPIRE, "if self.phase in _OURS and now.wait >= self.deadline:"),
             ("            now.hold,\n            seen,", "            now.wait,\n            seen,"),
         ),
-        "",
+        schedule="test_s10_the_holder_counts_the_sleep_of_its_host",
     ),
     Mutant(
         "waits-asleep",
@@ -282,7 +284,7 @@ _MUTANTS: Final = (
                 "Sighting(slot.version, slot.body, now.hold)",
             ),
         ),
-        "",
+        schedule="test_s10_the_waiter_does_not_count_the_sleep_of_its_host",
     ),
     Mutant(
         "namesake-inherits",
@@ -322,16 +324,19 @@ _MUTANTS: Final = (
                 ),
             ),
         ),
+        schedule="test_s70_two_stale_replicas_alternate",
     ),
     Mutant(
         "instants-everywhere",
         "instants are compared only on a store that lives on this host",
         (("self._boot = boot if traits.local else None", "self._boot = boot"),),
+        schedule="test_instants_that_say_nothing",
     ),
     Mutant(
         "instants-of-any-boot",
         "an instant of another boot says nothing",
         (("claim.boot != self._boot or claim.sent is None", "claim.sent is None"),),
+        schedule="test_instants_that_say_nothing",
     ),
     Mutant(
         "copy-is-mine",
@@ -342,6 +347,7 @@ _MUTANTS: Final = (
                 "return (Whose.EDITED if mine else Whose.OTHER), None",
             ),
         ),
+        schedule="test_a_beat_that_was_never_sent_is_a_copys",
     ),
     Mutant(
         "edit-counts",
@@ -400,6 +406,35 @@ _MUTANTS: Final = (
             ),
         ),
         "counted-heirs",
+    ),
+    Mutant(
+        "metadata-forgotten",
+        "a metadata update that meets a renewal in flight is sent right after it",
+        (("if attempt.edition != self._edition:", "if False:"),),
+        schedule="test_s72_a_metadata_update_waits_for_the_renewal_in_flight",
+    ),
+    Mutant(
+        "swap-storm",
+        "a version that conflicted is timed anew",
+        (("            if attempt.seen.held:  # It will", "            if False:  # It will"),),
+        schedule="test_s16_a_replica_that_shows_an_old_record_for_ever",
+    ),
+    Mutant(
+        "hints-first",
+        "a renewal that is due goes before any hint",
+        (("(self.phase in _OURS and now.hold < self._renew_at):", "(self.phase in _OURS):"),),
+        schedule="test_hints_do_not_starve_the_renewal",
+    ),
+    Mutant(
+        "late-refusal-decides",
+        "a refusal that nobody waits for decides nothing",
+        (
+            (
+                "        if not awaited:\n            return  # It says",
+                "        if False:\n            return  # It says",
+            ),
+        ),
+        schedule="test_an_old_refusal_deposes_nobody",
     ),
 )
 

@@ -105,13 +105,7 @@ class Normal:
         for name in ("_last", "_view"):
             slot = state[at[name]]
             state[at[name]] = None if slot is None else catalog.slots[catalog.slot(slot)]
-        state[at["_attempts"]] = tuple(
-            a._replace(
-                request=names[a.request], seen=catalog.slots[catalog.slot(a.seen)], edition=0,
-                sent=NOW - hold if a.credited or a.aim.value == "free" else max(a.sent, NOW - hold),
-            )
-            for a in state[at["_attempts"]]
-        )  # fmt: skip
+        state[at["_attempts"]] = tuple([self._tidied(a, names[a.request]) for a in state[at["_attempts"]]])
         oldest = NOW - max(self._world.ttls) - self._world.lingers
         newest = state[at["_newest"]]
         state[at["_sightings"]] = tuple(
@@ -147,6 +141,14 @@ class Normal:
         claims = self._catalog.claims
         return {claim.beat for letter in mail if (claim := claims[letter.claim]) is not None}
 
+    def _tidied(self, attempt: Any, request: int) -> Any:
+        least = NOW - self._terms.hold
+        sent = least if attempt.credited or attempt.aim.value == "free" else max(attempt.sent, least)
+        seen = self._catalog.slots[self._catalog.slot(attempt.seen)]
+        if attempt.request == request and attempt.sent == sent and attempt.seen is seen:
+            return attempt
+        return attempt._replace(request=request, sent=sent, seen=seen, edition=0)
+
     def _ended(self, state: list[Any]) -> list[Any]:
         """A claim that is over and has no heir: nothing of it makes a difference any more."""
         at = self.index
@@ -169,7 +171,10 @@ class Normal:
         used |= set() if awaited is None else {awaited}
         names = {request: i for i, request in enumerate(sorted(used), 1)}
         return names, arranged(
-            letter if letter.mute else letter._replace(request=names[letter.request]) for letter in mail
+            letter
+            if letter.mute or letter.request == names[letter.request]
+            else letter._replace(request=names[letter.request])
+            for letter in mail
         )
 
     def aged(self, node: Node, hold: float, wait: float) -> Node:
@@ -224,7 +229,12 @@ def _same(slot: Slot | None, hold: float) -> Slot | None:
 
 def arranged(mail: Iterable[Letter]) -> tuple[Letter, ...]:
     """Letters have no order: the network knows none."""
-    return tuple(sorted(mail, key=repr))
+    letters = tuple(mail)
+    return letters if len(letters) < 2 else tuple(sorted(letters, key=_place))
+
+
+def _place(letter: Letter) -> tuple[object, ...]:
+    return *letter[:4], letter.reply or ("", 0), letter.mute, letter.echo
 
 
 def without(mail: tuple[Letter, ...], place: int) -> tuple[Letter, ...]:
