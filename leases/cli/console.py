@@ -1,0 +1,127 @@
+"""What the commands write: results to stdout; everything else, line by line, to stderr.
+
+Text that comes out of a store is written by others, so what a terminal could take for a command is escaped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Final
+
+_ERASE: Final = "\r\x1b[K"
+
+
+def print_out(text: str) -> int:
+    """Write a result, whole; the exit code of success.
+
+    Raises:
+        BrokenPipeError: nobody reads it.
+    """
+    if sys.stdout is not None:  # It is None where the caller had closed it.
+        sys.stdout.write(_encodable(text, sys.stdout.encoding))
+        sys.stdout.flush()
+    return 0
+
+
+def silence_output() -> None:
+    """Nobody reads stdout any more: let what is left in its buffer go nowhere, without an error at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def complain(who: str, text: str) -> None:
+    """One line about what went wrong."""
+    _write(f"{who}: {plain(text)}\n")
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal would obey."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def span(seconds: float) -> str:
+    """A length of time for people, in two units at most: `0.4 s`, `12 s`, `1 min 12 s`, `3 h 5 min`."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+class Console:
+    """What `leases hold` says on stderr: text, or one JSON object a line.
+
+    Args:
+        as_json: JSON instead of text; it says everything then.
+        verbose: say also what is no trouble.
+
+    Attributes:
+        as_json: the same.
+        live: whether there is a terminal on which a line may change in place.
+        curious: whether anybody wants to know what is no trouble.
+    """
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.live = not as_json and sys.stderr is not None and sys.stderr.isatty()
+        self.curious = as_json or verbose
+        self._shown = False
+
+    def say(self, event: str, text: str, **facts: Any) -> None:
+        """Say what everybody must know: a failure, a warning."""
+        self.wipe()
+        _write(self.line(event, text, **facts))
+
+    def line(self, event: str, text: str, **facts: Any) -> str:
+        """The line that says it."""
+        if not self.as_json:
+            return f"leases: {plain(text)}\n"
+        from json import dumps
+
+        return dumps({"event": event, **facts, "message": text}) + "\n"
+
+    def note(self, event: str, text: str, **facts: Any) -> None:
+        """Say what only the curious want to know."""
+        if self.curious:
+            self.say(event, text, **facts)
+
+    def show(self, text: str) -> None:
+        """Show a line that the next one replaces, on a terminal."""
+        if self.live:
+            self._shown = True
+            _write(f"{_ERASE}{f'leases: {plain(text)}'[: _columns() - 1]}")
+
+    def wipe(self) -> None:
+        """Remove the line that is shown in place."""
+        if self._shown:
+            self._shown = False
+            _write(_ERASE)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
+
+
+def _write(text: str) -> None:
+    if sys.stderr is None:  # The caller had closed it.
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:  # Nobody reads it any more, which must not end what is being held.
+        pass
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _encodable(text: str, encoding: str) -> str:
+    return text.encode(encoding, "backslashreplace").decode(encoding)

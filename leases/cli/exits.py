@@ -1,0 +1,39 @@
+"""Exit codes, in the numbers of sysexits.h where they fit, so that a script can tell our end from its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from leases.errors import (
+    AcquireTimeout,
+    ConfigurationError,
+    LeaseLost,
+    LeasesError,
+    RecordRefused,
+    StoreDenied,
+)
+
+OK: Final = 0
+USAGE: Final = 64
+UNAVAILABLE: Final = 69
+LOST: Final = 70
+CONFLICT: Final = 75
+REFUSED: Final = 77
+CANNOT_RUN: Final = 126
+NOT_FOUND: Final = 127
+SIGNALLED: Final = 128  # plus the number of the signal
+
+
+def code_of(error: LeasesError) -> int:
+    """The exit code for an error; a conflict has the default one."""
+    match error:
+        case ConfigurationError():
+            return USAGE
+        case AcquireTimeout():
+            return CONFLICT
+        case LeaseLost():
+            return LOST
+        case StoreDenied() | RecordRefused():
+            return REFUSED
+        case _:
+            return UNAVAILABLE
