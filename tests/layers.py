@@ -37,7 +37,8 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.elector",),
     ("leases",),
     ("leases.testing.*",),
-    ("leases.cli.*", "leases.__main__"),
+    ("leases.cli.*",),
+    ("leases.__main__",),
 )
 
 # Pure means: of the standard library only what neither waits, nor talks, nor reads a clock, nor rolls dice.

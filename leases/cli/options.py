@@ -1,0 +1,106 @@
+"""Parsing: argparse, with errors of one line that end in the next step."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ms|s|m|h|d|)", re.ASCII)
+
+
+class UsageError(Exception):
+    """The words on the command line make no sense; the message says what to write instead."""
+
+
+class Help(Exception):
+    """Help was asked for, and given."""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Epilogs as they stand, and room for the options before their explanations."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of ending the process."""
+
+    takes_command = False
+
+    def error(self, message: str) -> NoReturn:
+        surplus = message.removeprefix("unrecognized arguments: ")
+        if self.takes_command and surplus != message and not surplus.startswith("-"):
+            raise UsageError(f'put "--" before the command: {self.prog} NAME [options] -- {surplus}')
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise Help
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        from leases.cli.console import print_out
+
+        print_out(message)
+
+
+def parse(program: str, summary: str, module: ModuleType, words: list[str]) -> argparse.Namespace:
+    """The arguments of one command. What follows `--` is `args.command` where the module `TAKES_COMMAND`.
+
+    Raises:
+        UsageError: they make no sense.
+        Help: help was asked for.
+    """
+    parser = Parser(
+        prog=program,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser.takes_command = getattr(module, "TAKES_COMMAND", False)
+    module.add_arguments(parser)
+    if not parser.takes_command:
+        return parser.parse_args(words)
+    # Taken off by hand: argparse would look for options of ours in the command.
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:end])
+    args.command = words[end + 1 :]
+    if words[end:] == ["--"]:  # As from an empty variable in a script, which must not mean: none.
+        raise UsageError('nothing follows "--"; write a command, or leave it out')
+    return args
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The options that every command about a store takes."""
+    parser.add_argument(
+        "--backend",
+        metavar="URL",
+        help="the store, such as sqlite:///var/lib/app.db; default $LEASES_URL, else a file of this user",
+    )
+
+
+def duration(text: str) -> float:
+    """Seconds, from `1.5`, `500ms`, `90s`, `2m`, `1h` or `7d`."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a duration; write 1.5, 500ms, 2m or 1h')
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def exit_code(text: str) -> int:
+    """An exit code, 0 to 255."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 255):
+        raise argparse.ArgumentTypeError(f'"{text}" is not an exit code; write a number from 0 to 255')
+    return int(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Key and value, from `K=V`."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f'"{text}" is not of the form KEY=VALUE; write one such as build=17')
+    return key, value
