@@ -1,0 +1,191 @@
+"""Running `leases` as a process of its own, on a database file of the test, and looking at what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from leases.contract import Applied, Slot
+from leases.record import Claim
+from leases.registry import open_backend
+from leases.terms import Terms
+
+LEASES: Final = (sys.executable, "-m", "leases")
+PATIENCE: Final = 30.0  # for what happens in milliseconds on a host that is not busy
+
+# It writes its process id and the holder's clock to a file, again and again, as long as it lives.
+BEATING: Final = """
+import os, signal, sys, time
+path, *habits = sys.argv[1:]
+if "stubborn" in habits:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+if "forking" in habits and os.fork() and "leaving" in habits:
+    os._exit(5)
+file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+while True:
+    os.write(file, b"%d %.6f\\n" % (os.getpid(), time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", 1))))
+    time.sleep(0.002)
+"""
+
+
+class Shop:
+    """A database file, and the commands that a test runs on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "leases.db"
+        self.url = f"sqlite://{self.path}"
+        self._begun: list[subprocess.Popen[str]] = []
+
+    # ---- running ---------------------------------------------------------------------------------
+
+    def start(
+        self,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = LEASES,
+        **options: Any,
+    ) -> subprocess.Popen[str]:
+        """Start `leases …`, or another program; its output comes as text."""
+        settings: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "cwd": self.folder,
+            "env": {**os.environ, "LEASES_URL": self.url, **(env or {})},
+            "start_new_session": True,
+        }
+        process: subprocess.Popen[str] = subprocess.Popen([*program, *words], **(settings | options))
+        self._begun.append(process)
+        return process
+
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run `leases …` to its end; pass `input=` to be read from stdin."""
+        text = options.pop("input", None)
+        if text is not None:
+            options["stdin"] = subprocess.PIPE
+        process = self.start(*words, **options)
+        out, err = process.communicate(text, timeout=PATIENCE)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def hold(self, *words: str, name: str = "job") -> subprocess.Popen[str]:
+        """Start `leases hold`, and wait until it holds."""
+        process = self.start("hold", name, *words)
+        until(lambda: self.holder(name) is not None)
+        return process
+
+    def beat(self, *habits: str, ttl: float, options: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Hold with a command that beats, and wait for its first beats."""
+        words = ("--", sys.executable, "-c", BEATING, str(self.beats_file), *habits)
+        process = self.start("hold", "job", "--ttl", str(ttl), *options, *words)
+        beating = 2 if "forking" in habits and "leaving" not in habits else 1
+        until(lambda: len({who for who, _ in self.beats()}) == beating)
+        return process
+
+    def close(self) -> None:
+        """End what a failed test has left running."""
+        for process in self._begun:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+
+    # ---- looking ---------------------------------------------------------------------------------
+
+    @property
+    def beats_file(self) -> Path:
+        """Where commands beat."""
+        return self.folder / "beats"
+
+    def beats(self) -> list[tuple[int, float]]:
+        """Process and instant of every beat, without one that may be half written."""
+        if not self.beats_file.exists():
+            return []
+        lines = self.beats_file.read_text().split("\n")[:-1]
+        return [(int(who), float(at)) for who, at in (line.split() for line in lines)]
+
+    def slot(self, name: str = "job") -> Slot:
+        """What stands in the store."""
+        backend = open_backend(self.url)
+        try:
+            return backend.read(name, PATIENCE)
+        finally:
+            backend.close()
+
+    def holder(self, name: str = "job") -> str | None:
+        """Who holds a lock."""
+        claim = self.slot(name).claim
+        return claim.holder if claim is not None and claim.held else None
+
+    def last_beat(self) -> float:
+        """The last instant at which a process of the command lived; waits until all of them are gone."""
+        until(lambda: not any(alive(who) for who in {who for who, _ in self.beats()}))
+        return max(at for _, at in self.beats())
+
+    def supersede(self, ttl: float) -> Claim:
+        """Put another's claim in the place of the one that stands there, and return that one."""
+        backend = open_backend(self.url)
+        try:
+            while True:
+                slot = backend.read("job", PATIENCE)
+                assert slot.claim is not None
+                other = replace(slot.claim, holder="usurper", id="0" * 32, ttl=ttl, sent=None, boot=None)
+                if isinstance(backend.swap(slot, other, PATIENCE), Applied):
+                    return slot.claim
+        finally:
+            backend.close()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Generator[None]:
+        """Keep everybody from writing to the store."""
+        db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        db.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            db.execute("ROLLBACK")
+            db.close()
+
+
+def deadline(claim: Claim | None) -> float:
+    """When the lease ends that was last renewed by this record, on the holder's clock."""
+    assert claim is not None and claim.sent is not None
+    return claim.sent + Terms(claim.ttl).hold
+
+
+def until(true: Any, seconds: float = PATIENCE) -> None:
+    """Wait until a function says something true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.005)
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except FileNotFoundError:
+        return False
+
+
+def children(process: int) -> list[int]:
+    """The children of a process."""
+    found: list[int] = []
+    for task in os.listdir(f"/proc/{process}/task"):
+        with open(f"/proc/{process}/task/{task}/children", encoding="ascii") as file:
+            found.extend(map(int, file.read().split()))
+    return found
