@@ -114,7 +114,7 @@ class Hub:
         self.boot = boot_id() if backend.traits.local else None
         self.entropy: Entropy = SystemEntropy()
         self.ledger = Ledger()
-        self.couriers = Couriers(backend.traits.store)
+        self.couriers = Couriers(backend.traits)
         self.refusal: Exception | None = None  # set when the store went back: nothing it says can be trusted
         self.closed = False
         self.generation = 0
@@ -339,7 +339,7 @@ class Hub:
         self._members = set()
         self._mutex = threading.Lock()
         self._queues, self._remembered = {}, OrderedDict()
-        self.couriers = Couriers(self.backend.traits.store)
+        self.couriers = Couriers(self.backend.traits)
         self.backend.forked()
 
     def _usable(self, ticket: Ticket) -> None:

@@ -13,12 +13,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from leases.contract import Traits
 
 # Condition variables wait on a clock that stands still while the host sleeps; deadlines do not. So the
 # keeper never sleeps for longer than this while it has something to keep.
 _LONGEST_SLEEP: Final = 1.0
-_COURIERS: Final = 8
+# Nor for a shorter time: of thousands of leases it then renews a few at a time, and not each by a wake-up.
+# It is within what `Terms` leaves between the deadline and the bound, with its defaults and the shortest ttl.
+_SHORTEST_SLEEP: Final = 0.005
 _IDLE_SECONDS: Final = 10.0
 
 
@@ -113,10 +118,14 @@ class Keeper:
                     kept: Kept | None = heapq.heappop(self._heap)[2]
                     if kept is not None:
                         return kept
-                wait = min(self._heap[0][0] - now, _LONGEST_SLEEP) if self._heap else None
+                wait = _bounded(self._heap[0][0] - now) if self._heap else None
                 self._sleeps_until = now + wait if wait is not None else float("inf")
                 self._changed.wait(wait)
                 self._sleeps_until = 0.0
+
+
+def _bounded(wait: float) -> float:
+    return min(max(wait, _SHORTEST_SLEEP), _LONGEST_SLEEP)
 
 
 def drop(kept: Kept) -> None:
@@ -133,8 +142,10 @@ class Couriers:
     may still hold leases.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, traits: Traits) -> None:
+        self._name = traits.store
+        # Calls to a store on this host take turns anyway; more threads would only wait for one another.
+        self._most = 2 if traits.local else 8
         self._ready = threading.Condition(threading.Lock())
         self._jobs: deque[Callable[[], None]] = deque()
         self._idle = 0
@@ -148,7 +159,7 @@ class Couriers:
             if self._idle >= len(self._jobs):
                 self._ready.notify()
                 return
-            if self._threads >= _COURIERS or self._start():
+            if self._threads >= self._most or self._start():
                 return
         # No thread can be started: here rather than never.
         self._work_off()
