@@ -63,7 +63,8 @@ class Judge:
         healed: since when all faults are off.
         steady: from when on no lease may be lost any more, because each was renewed since.
         first: the first true time at which somebody held since the healing.
-        repeated: a stranger removed the record, and a reader of the past gave out its token again.
+        repeated: tokens may be given out again: the store was restored, or a stranger removed the record and
+            a reader of the past made it anew.
         tardy: by how many seconds timers may be late.
     """
 
@@ -145,7 +146,7 @@ class Judge:
             self._judge_vanished(call)
         token = after.order if claim.token is None else claim.token
         assert token is not None
-        if token <= self._highest and self._of_the_past(call):
+        if token <= self._highest and (self.repeated or self._of_the_past(call)):
             self.repeated = True
         elif token <= self._highest:
             self.world.fail(3, f"{bid.label} acquired with token {token} after {self._highest}")

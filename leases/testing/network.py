@@ -150,7 +150,17 @@ class Network:
     def _send_late(self, call: Call, seconds: float) -> None:
         arrives = self.world.time + seconds
         self.latest = max(self.latest, arrives + self.slow_by)
+        self._expect(call, arrives)
         self.world.at(arrives, self.arrive, call)
+
+    def _expect(self, call: Call, when: float) -> None:
+        """Nothing comes back before that instant: most drivers give up in time, some wait."""
+        if when > call.due and not (self._weather.overtime and self._waits()):
+            self.silence(call)
+
+    def _waits(self) -> bool:
+        """Whether this client library keeps no timeout of its own."""
+        return self.world.dice.random() < self._weather.overtime
 
     def silence(self, call: Call) -> None:
         """No answer will come: the driver gives up in time."""
@@ -171,6 +181,7 @@ class Network:
             else:
                 self.silence(call)
         elif now < self.slow:
+            self._expect(call, now + self.slow_by)
             self.world.after(self.slow_by, self._serve, call)
         else:
             self._serve(call)
@@ -238,10 +249,8 @@ class Network:
         """Send an answer back."""
         dice = self.world.dice.random
         arrives = self.world.time + self._weather.delay * (0.5 + dice()) + later
-        if arrives <= call.due:
+        if arrives <= call.due or (self._weather.overtime and self._waits()):
             self.world.at(arrives, self._deliver, call, outcome)
-        elif self._weather.overtime and dice() < self._weather.overtime:
-            self.world.at(arrives, self._deliver, call, outcome)  # The client library kept no timeout.
         else:
             self.silence(call)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from leases.machine import Machine
 from leases.terms import Terms
-from leases.testing.cells import Kind
+from leases.testing.cells import Cells, Kind
 from leases.testing.driver import Habits
 from leases.testing.invariants import Judge, Resource
 from leases.testing.network import Conditions, Network
@@ -114,6 +114,12 @@ class Scene:
     def thaw(self, host: Host) -> None:
         """Its replica is up to date again."""
         host.frozen = None
+
+    def restore(self, backup: Cells) -> None:
+        """Put the store back to what it was once, numbers and all."""
+        self.network.cells = backup
+        self.judge.repeated = True
+        self.world.mark("store", "restored")
 
     def heal(self) -> None:
         """All faults are off, everybody is back; what is under way stays under way."""
