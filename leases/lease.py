@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from leases.tenure import Tenure
 
+Timeout = float | None
 OnLost = Callable[["Lease", LeaseLost], None]
 
 
@@ -147,7 +148,7 @@ class Lease:
             self.abandon(grip)
             raise
 
-    def update(self, metadata: Mapping[str, str], *, timeout: float | None = None) -> None:
+    def update(self, metadata: Mapping[str, str], *, timeout: Timeout = None) -> None:
         """Show other metadata to observers, by a renewal sent at once, and wait until it is committed.
 
         Args:
@@ -155,11 +156,11 @@ class Lease:
             timeout: seconds to wait; None waits as long as the lease stands.
 
         Raises:
-            ConfigurationError: metadata that a record cannot carry.
+            ConfigurationError: metadata that a record cannot carry, or a timeout that cannot work.
             LeaseLost: the lease ended first.
             TimeoutError: not committed within `timeout`; it may be later.
         """
-        self._begin_update(metadata)
+        timeout = self._begin_update(metadata, timeout)
         bell = threads.Bell()
         self._bells.append(bell.ring)
         try:
@@ -168,11 +169,11 @@ class Lease:
         finally:
             self._bells.remove(bell.ring)
 
-    async def update_async(self, metadata: Mapping[str, str], *, timeout: float | None = None) -> None:
+    async def update_async(self, metadata: Mapping[str, str], *, timeout: Timeout = None) -> None:
         """`update`, awaited."""
         from leases import aio
 
-        self._begin_update(metadata)
+        timeout = self._begin_update(metadata, timeout)
         bell = aio.Bell()
         self._bells.append(bell.ring)
         try:
@@ -181,11 +182,13 @@ class Lease:
         finally:
             self._bells.remove(bell.ring)
 
-    def _begin_update(self, metadata: Mapping[str, str]) -> None:
+    def _begin_update(self, metadata: Mapping[str, str], timeout: Timeout) -> Timeout:
+        timeout, metadata = check_timeout(timeout), check_metadata(metadata)
         self.check()
-        self._tenure.update(check_metadata(metadata))
+        self._tenure.update(metadata)
+        return timeout
 
-    def _updating(self, timeout: float | None) -> Generator[float, None, None]:
+    def _updating(self, timeout: Timeout) -> Generator[float, None, None]:
         clock = self._tenure.hub.clock
         until = None if timeout is None else clock().wait + timeout
         while not self._tenure.machine.updated:
@@ -364,11 +367,15 @@ class Loss:
         """When it came, on the holder's clock; None before it."""
         return None if self._lease.held else self._lease._loss().at
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: Timeout = None) -> bool:
         """Wait until the lease has ended, for at most `timeout` seconds; whether it has.
 
         It needs nobody to tell it: it wakes by itself at the deadline.
+
+        Raises:
+            ConfigurationError: a timeout that cannot work.
         """
+        timeout = check_timeout(timeout)
         bell = threads.Bell()
         self._lease._bells.append(bell.ring)
         try:
@@ -378,10 +385,11 @@ class Loss:
             self._lease._bells.remove(bell.ring)
         return bool(self)
 
-    async def wait_async(self, timeout: float | None = None) -> bool:
+    async def wait_async(self, timeout: Timeout = None) -> bool:
         """`wait`, awaited."""
         from leases import aio
 
+        timeout = check_timeout(timeout)
         bell = aio.Bell()
         self._lease._bells.append(bell.ring)
         try:
@@ -394,7 +402,7 @@ class Loss:
     def __await__(self) -> Generator[Any, Any, bool]:
         return self.wait_async().__await__()
 
-    def _waiting(self, timeout: float | None) -> Generator[float, None, None]:
+    def _waiting(self, timeout: Timeout) -> Generator[float, None, None]:
         clock = self._lease._tenure.hub.clock
         until = None if timeout is None else clock().wait + timeout
         while not self:
@@ -431,3 +439,18 @@ def check_on_lost(on_lost: object) -> OnLost | None:
     raise ConfigurationError(
         f'on_lost={on_lost!r} is neither "raise" nor a function of (lease, loss); pass one'
     )
+
+
+def check_timeout(timeout: Timeout) -> Timeout:
+    """Return a timeout in seconds, or None for ever.
+
+    Raises:
+        ConfigurationError: negative, not a number, or not finite.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 1e9:
+        raise ConfigurationError(
+            f"timeout={timeout!r} is not a number of seconds; pass None to wait for ever"
+        )
+    return float(timeout)

@@ -11,7 +11,7 @@ from leases import threads
 from leases.errors import AcquireTimeout, ConfigurationError
 from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
 from leases.identity import default_holder
-from leases.lease import Grip, Lease, OnLost, check_on_lost
+from leases.lease import Grip, Lease, OnLost, Timeout, check_on_lost, check_timeout
 from leases.record import check_holder, check_metadata, check_name
 from leases.registry import scheme_of, store_url
 from leases.tenure import Tenure, Wish
@@ -31,7 +31,6 @@ class _Default:
 
 
 DEFAULT: Final = _Default()
-Timeout = float | None
 
 
 class Connected(Protocol):
@@ -363,21 +362,6 @@ class Lock:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a lock belongs to this process; make Lock("{self.name}") anew in the other one')
-
-
-def check_timeout(timeout: Timeout) -> Timeout:
-    """Return a timeout in seconds, or None for ever.
-
-    Raises:
-        ConfigurationError: negative, not a number, or not finite.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 1e9:
-        raise ConfigurationError(
-            f"timeout={timeout!r} is not a number of seconds; pass None to wait for ever"
-        )
-    return float(timeout)
 
 
 def _sealer(fence: Fence) -> Callable[[Tenure], None]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from leases.errors import ConfigurationError
 from leases.hub import Hub, shared_hub
-from leases.lock import Lock, Timeout
+from leases.lease import Timeout
+from leases.lock import Lock
 from leases.record import check_name
 from leases.registry import store_url
 from leases.threads import Bell

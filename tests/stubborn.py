@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
-from leases.contract import Backend, Conflict, Notify, Outcome, Slot, Unknown, Watch
+from leases.contract import Applied, Backend, Conflict, Notify, Outcome, Slot, Unknown, Watch
 from leases.errors import StoreUnavailable
 from leases.hub import Hub
-from leases.record import Claim
+from leases.record import Claim, encode
 from leases.store import Store
 from leases_backends.memory import Memory, connect
 
@@ -112,11 +112,9 @@ def store_on(backend: Backend | None = None, **options: Any) -> Store:
 
 def another_process(store: Store) -> Store:
     """The same store as another process would see it: a hub of its own, with queues of its own."""
-    hub = store.hub
-    inner = hub.backend.inner if isinstance(hub.backend, Stubborn) else hub.backend
-    backend = connect(inner.identity)
-    backend.traits = inner.traits
-    return Store(Hub(backend, clock=hub.clock))
+    backend = connect(inner(store).identity)
+    backend.traits = inner(store).traits
+    return Store(Hub(backend, clock=store.hub.clock))
 
 
 def until(fact: Callable[[], object], patience: float = 10.0) -> None:
@@ -132,6 +130,29 @@ def look(store: Store) -> None:
     hub: Any = store.hub
     for member in list(hub._members):
         member.tick()
+
+
+def inner(store: Store) -> Memory:
+    """The memory store itself, past all switches."""
+    backend = store.hub.backend
+    found = backend.inner if isinstance(backend, Stubborn) else backend
+    assert isinstance(found, Memory)
+    return found
+
+
+def intrude(store: Store, name: str) -> None:
+    """Somebody else's claim stands there suddenly, as if the protocol had been broken."""
+    claim = inner(store).read(name, 1).claim
+    assert claim is not None
+    inner(store).write_foreign(name, encode(replace(claim, id=f"{int(claim.id, 16) ^ 1:032x}")))
+
+
+def break_(store: Store, name: str, *, now: bool = False) -> None:
+    """Somebody breaks the lock: a held record of no claim, or none at all."""
+    slot = inner(store).read(name, 1)
+    assert slot.claim is not None
+    claim = None if now else replace(slot.claim, id="", holder="operator")
+    assert isinstance(inner(store).swap(slot, claim, 1), Applied)
 
 
 def conflict_untold(kind: str, outcome: Any) -> Any:

@@ -29,12 +29,12 @@ from leases import (
 )
 from leases.contract import Conflict, Unknown
 from leases.testing.clock import ManualClock
-from leases_backends.memory import Memory
 from stubborn import (
     SHORT,
     Stubborn,
     another_process,
     conflict_untold,
+    intrude,
     leftovers,
     look,
     memory,
@@ -451,7 +451,7 @@ def test_body_that_lost_the_lock_may_wait_for_it_again(hands: Hands) -> None:
     lock = lock_on(store, ttl=SHORT)
     hand = hands.hand()
     first = hand.enter(lock)
-    intruder(store, "job")
+    intrude(store, "job")
     until(lambda: not first.held)
     elsewhere = Lock("job", store=another_process(store), ttl=SHORT)
     assert elsewhere.try_acquire() is None
@@ -595,16 +595,6 @@ def test_late_renewal_does_not_keep_a_released_lock(hands: Hands) -> None:
 
 
 # ---- what can go wrong ---------------------------------------------------------------------------
-
-
-def intruder(store: Store, name: str) -> None:
-    """Somebody else's claim stands there suddenly, as if the protocol had been broken."""
-    backend = store.hub.backend
-    inner: Memory = backend.inner if isinstance(backend, Stubborn) else backend  # type: ignore[assignment]
-    body = inner.read(name, 1).body.replace(b'"claim":"', b'"claim":"f', 1)
-    start = body.index(b'"claim":"') + len(b'"claim":"')
-    body = body[: start + 32] + body[start + 33 :]
-    inner.write_foreign(name, body)
 
 
 def test_foreign_record_is_refused_and_left(hands: Hands) -> None:
