@@ -157,7 +157,7 @@ def taken(shop: Shop) -> Iterator[Shop]:
 @pytest.mark.parametrize(
     ("words", "code"),
     [(("-n",), 75), (("-w", "0"), 75), (("--timeout", "100ms"), 75), (("-n", "-E", "1"), 1),
-     (("-w", "0.1", "--conflict-exit-code", "9"), 9), (("-n", "--skip"), 0),
+     (("-w", "0.1", "--conflict-exit-code", "9"), 9), (("--skip",), 0), (("-w", "0.1", "--skip"), 0),
      (("-n", "--skip", "-E", "3"), 0)],
 )  # fmt: skip
 def test_conflict(taken: Shop, words: tuple[str, ...], code: int) -> None:

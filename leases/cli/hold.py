@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when another holds it; default 75",
     )  # fmt: skip
     add("--lost-exit-code", type=exit_code, default=exits.LOST, metavar="N", help="default 70")
-    add("--skip", action="store_true", help="another holds it: that is success")
+    add("--skip", action="store_true", help="another holds it: that is success; does not wait without -w")
     add("--ttl", type=duration, default=15.0, metavar="SECS", help="of the lease; default 15")
     add(
         "--kill-after", type=duration, metavar="SECS",
@@ -162,7 +162,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     scheme_of(url)
     terms = Terms(args.ttl)
     holder = default_holder() if args.holder is None else check_holder(args.holder)
-    timeout = 0.0 if args.nonblock else args.wait
+    timeout = 0.0 if args.nonblock or (args.skip and args.wait is None) else args.wait
     want = Want(url, check_name(args.name), holder, terms, check_metadata(dict(args.meta)), timeout)
     return Plan(want, _words(args), _grace(terms, args.kill_after), args.lost_exit_code, not args.no_stdin)
 
