@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo venv check test others explore simulate bench clean
+.PHONY: help demo venv check test others explore simulate picture bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -54,6 +54,9 @@ explore: venv  ## search the model of the protocol deeper than the tests do
 
 simulate: venv  ## run the protocol against a store and a network that misbehave
 	$(BIN)/leases simulate
+
+picture: venv  ## draw docs/timeline.svg, the picture in the README, anew
+	$(BIN)/python examples/draw_a_scene.py docs/timeline.svg
 
 bench: $(VENV)/.bench  ## what things cost on this machine
 	@for file in benchmarks/*.py; do \

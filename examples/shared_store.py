@@ -1,41 +1,32 @@
-"""One connection shared on purpose, many locks on it, and a look at who holds what."""
+"""One connection shared on purpose, several locks on it, and a look at who holds what."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 
-from leases import Store, connect
+from leases import Status, connect
 
 
-def follow(store: Store, name: str, ready: threading.Event) -> None:
-    """Print every state of one lock, until it is free again."""
-    was_held = False
-    for status in store.watch(name):
-        print(f"watch: {name} is {'held by ' + str(status.holder) if status.held else 'free'}", flush=True)
-        ready.set()
-        if was_held and not status.held:
-            return
-        was_held = status.held
+def show(status: Status) -> None:
+    holder = f"held by {status.holder} with token {status.token}" if status.held else "free"
+    print(f"{status.name} is {holder} {dict(status.metadata or {})}", flush=True)
 
 
 def main() -> None:
-    with connect() as store, ExitStack() as held:
-        ready = threading.Event()
-        follower = threading.Thread(target=follow, args=(store, "orders/42", ready))
-        follower.start()
-        ready.wait()
-
-        for number in 41, 42, 43:
-            lock = store.lock(f"orders/{number}", holder="web-1", metadata={"step": "packing"})
-            held.enter_context(lock)
-
-        for status in store.list("orders/"):
-            print(f"list: {status.name}, token {status.token}, {status.holder}, {status.metadata}")
-        print(f"status: {store.status('orders/44')}")
-
-        held.close()  # releases all three
-        follower.join()
+    with connect() as store:
+        states = store.watch("orders/42")  # what is there now, and then what is there after a change
+        show(next(states))
+        with ExitStack() as held:
+            for number in 41, 42, 43:
+                lock = store.lock(f"orders/{number}", holder="web-1", metadata={"step": "packing"})
+                held.enter_context(lock)
+            show(next(states))
+            print("all orders that are locked:")
+            for status in store.list("orders/"):
+                show(status)
+        show(next(states))
+        print("one that nobody locked:")
+        show(store.status("orders/44"))
 
 
 if __name__ == "__main__":

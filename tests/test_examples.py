@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -30,13 +31,15 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store of the test's own, for the example too."""
     url = f"sqlite:{tmp_path / 'leases.db'}"
     monkeypatch.setenv("LEASES_URL", url)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, a line and its end are two writes
     return url
 
 
-def run(name: str, expected: int = 0) -> str:
+def run(name: str, *words: str, expected: int = 0) -> str:
     """What an example prints."""
+    shell = "sh" if name.endswith(".sh") else sys.executable
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [shell, EXAMPLES / name, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert done.returncode == expected, done.stdout
     return done.stdout
@@ -153,9 +156,34 @@ def test_decorator() -> None:
 
 def test_shared_store() -> None:
     """Three locks on one connection are listed with what their holder shows, and one is watched."""
-    told = run("shared_store.py")
-    listed = re.findall(r"list: (\S+), token \d+, web-1, \{'step': 'packing'\}", told)
-    assert listed == ["orders/41", "orders/42", "orders/43"]
-    watched = re.findall(r"watch: orders/42 is (.+)", told)
-    assert watched == ["free", "held by web-1", "free"]
-    assert "status: Status(name='orders/44', held=False" in told
+    told = re.sub(r"token \d+", "token N", run("shared_store.py")).splitlines()
+    held = "is held by web-1 with token N {'step': 'packing'}"
+    listed = [f"orders/{number} {held}" for number in (41, 42, 43)]
+    watched = "orders/42 is free {}", f"orders/42 {held}", "orders/42 is free {}"
+    assert told == [
+        *watched[:2],
+        "all orders that are locked:",
+        *listed,
+        watched[2],
+        "one that nobody locked:",
+        "orders/44 is free {}",
+    ]
+
+
+def test_cron(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs with its token in the environment, and is skipped in silence where another runs it."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert re.fullmatch(r"report nightly-report, token \d+\n", run("cron.sh"))
+    with connect(url) as store, store.lock("nightly-report"):
+        assert run("cron.sh") == ""
+
+
+def test_draw_a_scene(tmp_path: Path) -> None:
+    """Nobody believes before the one before has stopped, and the picture in docs/ is this scene's."""
+    told = run("draw_a_scene.py", str(tmp_path / "drawn.svg"))
+    beliefs = sorted((float(b), float(e)) for b, e in re.findall(r"from +([\d.]+) s to +([\d.]+) s", told))
+    assert len(beliefs) == 4
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(beliefs))
+    drawn = (tmp_path / "drawn.svg").read_text(encoding="utf-8")
+    kept = (EXAMPLES.parent / "docs" / "timeline.svg").read_text(encoding="utf-8")
+    assert drawn == kept, "the machine or the simulator changed: run `make picture` and look at it"
