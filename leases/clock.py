@@ -31,38 +31,39 @@ class Instant(NamedTuple):
 Clock = Callable[[], Instant]
 
 
-if sys.platform == "linux":
-    _HOLD, _WAIT = time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC
-elif (
-    sys.platform == "darwin"
-):  # Darwin's CLOCK_MONOTONIC_RAW goes on during sleep, CLOCK_UPTIME_RAW does not.
-    _HOLD, _WAIT = time.CLOCK_MONOTONIC_RAW, time.CLOCK_UPTIME_RAW
-else:
-    _HOLD = _WAIT = None
+def _two_clocks() -> tuple[int, int] | None:
+    """The numbers of the holder's clock and of the waiter's; None where Python knows no such two."""
+    if sys.platform == "linux":
+        return time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC
+    if sys.platform == "darwin":  # Its CLOCK_MONOTONIC_RAW goes on during sleep, CLOCK_UPTIME_RAW does not.
+        return time.CLOCK_MONOTONIC_RAW, time.CLOCK_UPTIME_RAW
+    return None
+
+
+def _clock_of_two(hold: int, wait: int) -> Clock:
+    def look(
+        read: Callable[[int], float] = time.clock_gettime,
+        wall: Callable[[], float] = time.time,
+        make: Callable[..., Instant] = tuple.__new__,
+    ) -> Instant:
+        return make(Instant, (read(hold), read(wait), wall()))  # A third faster than by its own name.
+
+    return look
+
+
+def _clock_of_one() -> Instant:
+    now = time.monotonic()
+    return Instant(now, now, time.time())
+
+
+_TWO: Final = _two_clocks()
 
 # Whether the holder's clock counts the time during which the host slept. Where it does not, a holder that
 # slept past its deadline learns it one renewal late, and only the token stands between.
-counts_sleep: Final = _HOLD is not None
+counts_sleep: Final = _TWO is not None
 
-
-if _HOLD is not None and _WAIT is not None:
-
-    def system_clock(
-        look: Callable[[int], float] = time.clock_gettime,
-        wall: Callable[[], float] = time.time,
-        hold: int = _HOLD,
-        wait: int = _WAIT,
-        make: Callable[..., Instant] = tuple.__new__,
-    ) -> Instant:
-        """Look at this host's clocks now."""
-        return make(Instant, (look(hold), look(wait), wall()))  # A third faster than by its own name.
-
-else:
-
-    def system_clock() -> Instant:
-        """Look at this host's clocks now."""
-        now = time.monotonic()
-        return Instant(now, now, time.time())
+# Look at this host's clocks now.
+system_clock: Final[Clock] = _clock_of_one if _TWO is None else _clock_of_two(*_TWO)
 
 
 def boot_id() -> str | None:

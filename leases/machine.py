@@ -592,7 +592,7 @@ class Machine:
             self._doubt = True  # We were not told what stands there.
         if self.phase is Phase.SEEKING:
             self._races += 1
-            if attempt.seen.held:  # It will never stand again: whoever shows it yet is behind, so time it anew.
+            if attempt.seen.held:  # It never stands again: whoever shows it yet is behind. Time it anew.
                 self._sightings = tuple([s for s in self._sightings if s.version != attempt.seen.version])
             if self._view is not None and not self._view.held:
                 self._pause(now, min(0.001 * 2 ** min(self._races, 16), 0.1, self.terms.attempt / 4))
@@ -678,16 +678,16 @@ class Machine:
         return slot.order < self._newest
 
     def _news(self, now: Instant, slot: Slot, refusal_of: int | None = None) -> None:
-        """Take in a slot that came back, by whatever way; `refusal_of` is the swap that it conflicted with."""
+        """Take in a slot that came back, by whatever way; `refusal_of` is the swap it conflicted with."""
         whose, attempt = self._whose(slot)
-        if whose is Whose.OLD:
-            return
-        self._learn(slot)
-        if slot.order is None and whose in (Whose.OTHER, Whose.KIN) and not self._is_proof(refusal_of):
-            return self._suspect(now, slot)
+        if whose is not Whose.OLD:
+            self._learn(slot)
+        unordered = slot.order is None and whose in (Whose.OTHER, Whose.KIN)
         match whose:
-            case Whose.SAME:
+            case Whose.OLD | Whose.SAME:
                 pass
+            case _ if unordered and not self._is_proof(refusal_of):
+                self._suspect(now, slot)
             case Whose.MINE:
                 assert attempt is not None
                 self._commit(now, attempt, slot)
