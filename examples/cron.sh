@@ -1,10 +1,12 @@
 #!/bin/sh
-# A nightly job in the crontab of every host, which one of them runs and the others skip. On each:
+# A job that cron starts every hour, and that is skipped while the one before it still runs:
 #
-#   0 3 * * * /usr/local/bin/cron.sh
+#   0 * * * * /usr/local/bin/cron.sh
+#
+# With a store that several hosts share, the same line in the crontab of each lets one of them run it.
 #
 # --skip            held by another is success, at once, and cron has nothing to complain about
-# --ttl             how long the others wait if this host dies; the command never outlives the lease
+# --ttl             how long the others wait if this one dies; the command never outlives the lease
 # $LEASES_TOKEN     the fencing token, for a resource that can compare it
 #
 # Exit codes: the command's own; 69 the store cannot be reached; 70 the lease was lost. See leases hold --help.

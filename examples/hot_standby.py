@@ -1,4 +1,4 @@
-"""A service that runs on several hosts while one of them does the work. Start it twice, and kill one.
+"""A service that runs more than once while one of them does the work. Start it twice, and kill one.
 
 When the worker dies, another takes over after at most the ttl; when it loses its lease, it stops by itself
 before that, and stands by again.

@@ -1,10 +1,10 @@
-"""A job that cron starts on every host, and that one host is to run: the others skip it.
+"""A job that is started twice and is to run once: who comes second skips it.
 
 `try_acquire` gives None for *held by another* alone; a store that cannot be reached raises, so that a job
 that nobody runs is not taken for one that another runs.
 
-A host whose clock is late finds the lock free again when the job was short, and runs it once more. Keep the
-lock for longer than the clocks differ where that matters: `leases hold --at-least-for`, as in cron.sh.
+The lock keeps apart those who are there at the same time. Who comes when the job is over finds it free, and
+has to look at what was done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def write_report(lease: Lease) -> None:
 def main() -> None:
     lease = Lock("nightly-report", ttl=30).try_acquire()
     if lease is None:
-        print("skipped: another host runs it")
+        print("skipped: another runs it")
         return
     with lease:
         write_report(lease)

@@ -99,7 +99,7 @@ def test_nightly_job(url: str) -> None:
     """It runs where nobody else does, and is skipped where somebody does."""
     assert run("nightly_job.py").splitlines() == ["wrote orders", "wrote payments", "wrote stock", "done"]
     with connect(url) as store, store.lock("nightly-report"):
-        assert run("nightly_job.py") == "skipped: another host runs it\n"
+        assert run("nightly_job.py") == "skipped: another runs it\n"
 
 
 def test_hot_standby() -> None:
