@@ -85,7 +85,16 @@ def writer(claim: Claim | None) -> tuple[int, int] | None:
 class Contender:
     """One side of a world. Nodes are numbers here; 0 is the side before it has started."""
 
-    def __init__(self, side: int, world: World, catalog: Catalog, machinery: Any, terms: Any) -> None:
+    def __init__(
+        self,
+        side: int,
+        world: World,
+        catalog: Catalog,
+        machinery: Any,
+        terms: Any,
+        *,
+        exact: bool = False,
+    ) -> None:
         self.side, self.world, self._catalog, self._machinery = side, world, catalog, machinery
         self._terms = terms
         self._draws = _Draws(side)
@@ -95,7 +104,7 @@ class Contender:
         self._traits = world.kind.rules.traits
         self._boot = BOOT if world.together else None
         self._machine = self._new_machine(None)
-        self._normal = Normal(world, catalog, machinery, terms, self._boot)
+        self._normal = Normal(world, catalog, machinery, terms, self._boot, exact=exact)
         self.nodes: list[Node] = []
         self.views: list[View] = []
         self._known: dict[Any, int] = {}

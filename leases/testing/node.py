@@ -59,8 +59,11 @@ class Node(NamedTuple):
 class Normal:
     """Makes nodes older, and makes nodes equal where nobody could tell them apart."""
 
-    def __init__(self, world: World, catalog: Catalog, machinery: Any, terms: Any, boot: str | None) -> None:
+    def __init__(
+        self, world: World, catalog: Catalog, machinery: Any, terms: Any, boot: str | None, *, exact: bool
+    ) -> None:
         self._world, self._catalog, self._terms, self._boot = world, catalog, terms, boot
+        self._exact = exact
         self._traits = world.kind.rules.traits
         self.index: dict[str, int] = {name: i for i, name in enumerate(machinery.Machine._STATE)}
         if set(self.index) != _FIELDS:
@@ -86,8 +89,10 @@ class Normal:
         return tuple(frozen)
 
     def tidy(self, node: Node) -> Node:
-        """Make equal what cannot make a difference any more."""
+        """Make equal what cannot make a difference any more; nothing at all where the search is exact."""
         assert node.state is not None
+        if self._exact:
+            return node._replace(mail=arranged(node.mail))
         at, state = self.index, list(node.state)
         phase = state[at["phase"]].value
         catalog, hold = self._catalog, self._terms.hold
@@ -129,7 +134,7 @@ class Normal:
         sends = tuple(send for send in node.sends if send[2] + hold > NOW) if phase not in OVER else ()
         sighted = tuple(sorted((s, max(first, oldest)) for s, first in node.sighted))
         if not self._world.heirs and phase != "seeking":
-            sighted = ()
+            sighted = sighted if self._world.vanishes else ()
             state[at["_sightings"]] = ()
             if phase in OVER:
                 state[at["_view"]] = state[at["_missing"]] = state[at["token"]] = None

@@ -66,15 +66,17 @@ class Search:
         world: which.
         machinery: the module that holds `Machine`, or a broken copy of it.
         terms: the module that holds `Terms`, or a broken copy of it.
+        exact: tell apart what makes no difference. Such a search never ends; it is there to show that what is
+            taken for equal is equal.
     """
 
-    def __init__(self, world: World, machinery: Any, terms: Any) -> None:
+    def __init__(self, world: World, machinery: Any, terms: Any, *, exact: bool = False) -> None:
         self.world = world
         self.catalog = Catalog(
             world.kind, 9 if world.hints else world.stale, NOW - max(world.ttls) - world.lingers
         )
         self.sides = [
-            Contender(side, world, self.catalog, machinery, make_terms(terms, ttl, world))
+            Contender(side, world, self.catalog, machinery, make_terms(terms, ttl, world), exact=exact)
             for side, ttl in enumerate(world.ttls)
         ]
         self._local: list[dict[int, list[tuple[Step, int]]]] = [{}, {}]
@@ -373,6 +375,12 @@ class Search:
                 continue
             yield f"passes: A's clock {_pace(a)}, B's {_pace(b)}", a, b
 
+    def seen(self, state: State) -> tuple[str, str, str]:
+        """What stands in the store, and how both sides stand, in words."""
+        a, b = self.sides
+        store = self.catalog.name(self.catalog.shelves[state.shelf].slot)
+        return store, a.describe(state.a), b.describe(state.b)
+
     # ---- for people ------------------------------------------------------------------------------
 
     def _schedule(
@@ -386,10 +394,7 @@ class Search:
         tick, lines = 0, list[Line]()
         for who, what, after in reversed(steps):
             tick += who == "time"
-            store = self.catalog.name(self.catalog.shelves[after.shelf].slot)
-            lines.append(
-                Line(tick, who, what, store, self.sides[0].describe(after.a), self.sides[1].describe(after.b))
-            )
+            lines.append(Line(tick, who, what, *self.seen(after)))
         return lines
 
 
