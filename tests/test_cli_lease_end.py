@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from leases.cli.command import group_is_gone
 from leases.cli.supervisor import Grace
 from leases_command import BEATING, LEASES, Shop, alive, children, deadline, until
 
@@ -215,6 +216,18 @@ def test_the_guardian_is_no_earlier() -> None:
     for grace in (Grace(2.0, 0.1), Grace(0.0, 0.1), Grace(0.1, 0.02)):
         ours, its = grace.limits(100.0), grace.of_guardian(100.0)
         assert ours.term_at <= its.term_at <= its.kill_at == ours.kill_at < 100.0
+
+
+def test_zombies_are_gone() -> None:
+    """Where nobody reaps them, as in some containers, the dead of a group do not keep it alive."""
+    with subprocess.Popen(["true"], start_new_session=True) as process:
+        until(lambda: not alive(process.pid))
+        assert not group_is_gone(process.pid, closely=False)
+        assert group_is_gone(process.pid, closely=True)
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        assert not group_is_gone(process.pid, closely=True)
+        process.kill()
+    assert group_is_gone(process.pid, closely=False)
 
 
 @pytest.mark.parametrize("kill_after", ["3.4375", "4", "1h"])

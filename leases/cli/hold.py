@@ -36,9 +36,12 @@ The command runs in a process group of its own, and gets LEASES_NAME, LEASES_TOK
 LEASES_URL. It never outlives the lease: when the lease is lost, or cannot be renewed, the group gets
 SIGTERM, and --kill-after later SIGKILL, before others can have the lock; also when this process is killed
 or stopped. When the command ends, what it has left running in its group is ended too, and only then the lock
-is released. Signals are passed on to the group, which is in the foreground where stdin is a terminal;
-suspended there (Ctrl-Z), it has until the end of its lease to be continued. In a pipeline whose other parts
-read from the terminal, use --no-stdin.
+is released. Out of reach is what leaves the group, as daemons and the jobs of an interactive shell do, and
+what runs as another user, as with sudo: put `leases hold` inside of that.
+
+Signals are passed on to the group, which is in the foreground where stdin is a terminal; suspended there
+(Ctrl-Z), it has until the end of its lease to be continued. In a pipeline whose other parts read from the
+terminal, use --no-stdin.
 
 Without a command the lease is printed, and held until a signal.
 
