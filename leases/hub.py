@@ -57,7 +57,8 @@ class Ticket:
     """One acquisition, from its place in the queue of a name to whatever it leads to.
 
     Attributes:
-        call: rings when the turn has come, and may ring at any other time; from any thread.
+        call: rings when the turn has come, and may ring at any other time; from any thread. It gives
+            False where nobody can hear it any more.
         called: whether the turn has come.
         closed: whether what it came by was closed meanwhile.
         handle: the connected store it came by; None for a URL.
@@ -70,7 +71,7 @@ class Ticket:
 
     __slots__ = ("body", "call", "called", "closed", "estate", "handle", "hold_back", "me", "member")
 
-    def __init__(self, call: Callable[[], None], handle: object = None, me: object = None) -> None:
+    def __init__(self, call: Callable[[], object], handle: object = None, me: object = None) -> None:
         self.call, self.handle, self.me = call, handle, me
         self.body: object = None
         self.called = self.closed = False
@@ -165,8 +166,8 @@ class Hub:
                     queue.waiting.remove(ticket)
             self.pass_on(name, ticket, ticket.estate, None)
             following = self.ahead(name)
-            if following is not None:
-                following.call()  # It may have been given the turn and not been told.
+            if following is not None:  # It may have been given the turn and not been told.
+                self._call(name, following)
 
     def pass_on(self, name: str, ticket: Ticket, estate: Estate | None, remains: Member | None) -> None:
         """End a turn. What is left goes to the next in line, or is kept for whoever comes.
@@ -189,7 +190,7 @@ class Hub:
             elif queue.chain_since is None:  # The chain was cut, for the sake of other processes.
                 following.hold_back = self._hold_back()
         if following is not None:
-            following.call()
+            self._call(name, following)
 
     def hand_over(self, name: str, ticket: Ticket, member: Member) -> bool:
         """Give the record as it stands to the next of this process; False if it is to be released instead.
@@ -205,8 +206,12 @@ class Hub:
             queue.estate = member.bequeath()
             following = self._call_next(queue)
         assert following is not None
-        following.call()
+        self._call(name, following)
         return True
+
+    def _call(self, name: str, ticket: Ticket) -> None:
+        if ticket.call() is False:  # Its event loop was closed under it, and nobody will come.
+            self.withdraw(name, ticket)
 
     def _cut_chain(self, queue: _Queue) -> bool:
         now = self.clock().wait

@@ -54,7 +54,7 @@ class Lease:
         self._tenure = tenure
         self._on_lost = on_lost
         self._on_end = on_end  # called once, when a release begins
-        self._bells: list[Callable[[], None]] = []
+        self._bells: list[Callable[[], object]] = []
         self._mutex = threading.Lock()
         self._depth = 1
         self._told = False

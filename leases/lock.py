@@ -47,7 +47,7 @@ class Fence(Protocol):
 
 
 class _Bell(Protocol):
-    def ring(self) -> None: ...
+    def ring(self) -> object: ...
 
 
 class _Place(Grip):

@@ -96,22 +96,23 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
     """Go on until a claim is committed, or it cannot be, or the time is over."""
     machine, clock = tenure.machine, tenure.hub.clock
     impatient = timeout is not None and timeout <= 0
-    began = None if until is None else clock().wait
+    ends = None if impatient else until
+    began = 0.0 if ends is None else clock().wait
     while True:
-        tenure.work_off(None if impatient else until)
+        tenure.work_off(ends)
         if machine.phase is Phase.GRANTED:
             return
         _raise_if_over(tenure)
         if impatient and (tenure.blocked is not None or machine.trouble is not None):
             raise tenure.failure(0.0)
         waits = [] if tenure.ask_for_hints() else [_ASK_AGAIN]
+        if ends is not None:
+            now = clock().wait
+            if now >= ends:
+                raise tenure.failure(timeout or 0.0, waited=2 * (now - began) >= (timeout or 0.0))
+            waits.append(ends - now)
         if tenure.has_work:
             continue
-        if began is not None and until is not None and not impatient:
-            now = clock().wait
-            if now >= until:
-                raise tenure.failure(timeout or 0.0, waited=2 * (now - began) >= (timeout or 0.0))
-            waits.append(until - now)
         due = machine.wake(clock())
         if due is not None:
             waits.append(due)
@@ -131,7 +132,7 @@ def _bound(fence: Callable[[Tenure], None], tenure: Tenure) -> Callable[[], None
 
 
 def releasing(
-    tenure: Tenure, ring: Callable[[], None], *, here: bool, patience: float | None = None
+    tenure: Tenure, ring: Callable[[], object], *, here: bool, patience: float | None = None
 ) -> Generator[Wait, None, None]:
     """Release, the work being stopped: to the next of this process, or in the store by one attempt.
 
@@ -150,7 +151,7 @@ def releasing(
 
 
 def _release(
-    tenure: Tenure, ring: Callable[[], None], here: bool, patience: float | None
+    tenure: Tenure, ring: Callable[[], object], here: bool, patience: float | None
 ) -> Generator[Wait, None, None]:
     if tenure.hub.hand_over(tenure.name, tenure.ticket, tenure):
         return tenure.done()

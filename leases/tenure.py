@@ -78,7 +78,7 @@ class Tenure:
             estate=ticket.estate,
             ledger=hub.ledger,
         )
-        self.changed = ticket.call  # called after every event, from any thread
+        self.changed: Callable[[], object] = ticket.call  # called after every event, from any thread
         self.on_event: Callable[[Event], None] | None = None
         self.blocked: Slot | None = None
         self.error: Exception | None = None

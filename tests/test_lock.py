@@ -254,6 +254,24 @@ def test_timeout_bounds_an_unreachable_store(hands: Hands, trouble: str) -> None
     assert 0.25 < time.monotonic() - began < 5
 
 
+def test_timeout_that_passes_while_more_is_to_be_asked(hands: Hands) -> None:
+    """Where the time is over as an answer comes, nothing more is asked, though the answer calls for it."""
+    clock = ManualClock()
+    backend = Stubborn()
+    store = store_on(backend, clock=clock)
+    held = lock_on(another_process(store)).acquire()
+
+    def late(kind: str, outcome: Any) -> Any:
+        clock.advance(10)
+        return conflict_untold(kind, outcome)
+
+    backend.after = late
+    with pytest.raises((StoreUnavailable, AcquireTimeout)):  # A task's courier may have asked once more.
+        hands.hand()("acquire", lock_on(store), timeout=5)
+    assert [kind for kind, _, _ in backend.calls][:1] == ["swap"]
+    held.release()
+
+
 def test_queued_behind_one_who_waits_for_a_dead_store(hands: Hands) -> None:
     """Whose turn does not come because the store is down is told that, not that somebody holds the lock."""
     backend = Stubborn()
