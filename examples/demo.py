@@ -341,9 +341,8 @@ def main() -> int:
         counter.write_text("0")
         print(f"One lock, three processes. The store is a file, {folder / 'leases.db'}.")
         print(f"The lock stays taken for ttl = {TTL:g} s after the last renewal of its holder was sent.")
-        print(
-            "A token is the number of the write that took the lock: tokens grow, and need not be consecutive."
-        )
+        print("A token is the number of the write that took the lock: tokens grow, and have gaps.")
+        connect().status(LOCK)  # makes the file, before all of them begin with that
         crew = Crew(folder)
         try:
             demo = Demo(crew)
