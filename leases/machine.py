@@ -445,7 +445,9 @@ class Machine:
 
     @property
     def updated(self) -> bool:
-        """Whether the metadata given last is in the store, as far as is known."""
+        """Whether the metadata given last is in our record, as far as is known; False where ours is gone."""
+        if self._last is None:
+            return False
         return all(a.edition == self._edition for a in self._attempts if _wrote(a, self._last))
 
     def snapshot(self) -> tuple[Any, ...]:

@@ -475,6 +475,16 @@ def test_update_that_does_not_get_through(hands: Hands) -> None:
     lease.release()
 
 
+def test_update_of_a_lease_that_another_took(hands: Hands) -> None:
+    """An update that meets another's record ends with the loss, and is not taken for committed."""
+    store = store_on()
+    lease = lease_on(store)
+    intrude(store, "job")
+    with pytest.raises(LeaseLost, match="superseded"):
+        hands.hand()("update", lease, {"a": "1"})
+    lease.release()
+
+
 @pytest.mark.parametrize("metadata", [{"a": 1}, {"a": "x" * 4000}, {"a": "\ud800"}])
 def test_update_is_checked_first(hands: Hands, metadata: Any) -> None:
     """Metadata that no record can carry is refused, and the lease is as it was."""
