@@ -61,14 +61,15 @@ class Terms:
 def _refuse_durations(
     ttl: float, hold: float, renew: float, attempt: float, guard: float, bound: float
 ) -> None:
-    if guard < 0:
-        raise ConfigurationError(f"guard={guard} s is negative; choose 0 or more")
-    if hold <= 0 or hold > bound * (1 + 1e-9):
+    # Asked so that a NaN, which compares with nothing, is refused: a deadline of NaN would never come.
+    if not guard >= 0:
+        raise ConfigurationError(f"guard={guard} s is no duration; choose 0 or more")
+    if not 0 < hold <= bound * (1 + 1e-9):
         raise ConfigurationError(
             f"hold={hold:g} s does not fit ttl={ttl:g} s: with these clocks a holder may believe for at most "
             f"{bound:g} s after a send; choose a longer ttl, or 0 < hold <= {bound:g}"
         )
-    if renew <= 0 or attempt <= 0 or renew + attempt > hold:
+    if not (renew > 0 and attempt > 0 and renew + attempt <= hold):
         raise ConfigurationError(
             f"renew={renew:g} s and attempt={attempt:g} s do not fit hold={hold:g} s: no renewal could be "
             "answered in time; choose renew > 0 and attempt > 0 with renew + attempt <= hold"

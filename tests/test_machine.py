@@ -5,6 +5,7 @@ A number is that of the named fault; the simulator's scenarios put the same faul
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -952,6 +953,10 @@ def test_a_snapshot_is_all_there_is() -> None:
         ({"ttl": 10.0, "renew": 7.0, "attempt": 1.0}, "renew=7"),
         ({"ttl": 10.0, "renew": 0.0}, "renew=0"),
         ({"ttl": 10.0, "attempt": 0.0}, "attempt=0"),
+        ({"ttl": 10.0, "guard": math.nan}, "guard=nan"),
+        ({"ttl": 10.0, "hold": math.nan}, "hold=nan"),
+        ({"ttl": 10.0, "renew": math.nan}, "renew=nan"),
+        ({"ttl": 10.0, "attempt": math.nan}, "attempt=nan"),
     ],
 )
 def test_terms_that_cannot_work_together_are_refused(given: dict[str, float], words: str) -> None:
