@@ -283,8 +283,16 @@ class Contender:
         node = self.nodes[node] if isinstance(node, int) else node
         self._restore(node)
         before = self._machine.phase.value
+        claim, deadline = self._machine.claim_id, self._machine.deadline
         act(self._machine)
-        return self._finish(label, node, before)
+        step = self._finish(label, node, before)
+        after = self.nodes[step.node]
+        same = (
+            before in OURS and self.views[step.node].phase in OURS and self._field(after, "claim_id") == claim
+        )
+        if same and self._field(after, "deadline") < deadline:
+            return step._replace(faults=(*step.faults, "8: the deadline moves back"))
+        return step
 
     def _restore(self, node: Node) -> None:
         assert node.state is not None

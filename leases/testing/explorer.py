@@ -11,7 +11,7 @@ sent:
    5  a release or renewal names a version of its own
    6  no success is reported after its deadline
    7  what was lost or released is never held again
-   8  a deadline is never past the send of a committed attempt + V
+   8  a deadline never moves back, and is never past the send of a committed attempt + V
    9  unknown becomes yes by a committed write only
   10  a loss is told as soon as the driver looks
   12  a live holder is not deposed

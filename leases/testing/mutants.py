@@ -361,6 +361,20 @@ _MUTANTS: Final = (
         "live-edited",
     ),
     Mutant(
+        "deadline-moves-back",
+        "the deadline never moves back",
+        (
+            (
+                "            self._go(Phase.JEOPARDY)\n            self._out.append(Endangered",
+                (
+                    "            self._go(Phase.JEOPARDY)\n            self.deadline -= self.terms.attempt\n"
+                    "            self._out.append(Endangered"
+                ),
+            ),
+        ),
+        "late",
+    ),
+    Mutant(
         "token-of-creation",
         "the token is the number of the acquiring write, and a takeover does not create",
         (

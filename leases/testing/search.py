@@ -6,6 +6,7 @@ that breaks a rule comes out as short as there is one.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 from collections.abc import Iterator
@@ -98,6 +99,15 @@ class Search:
 
     def run(self, most: int | None = None, seconds: float | None = None) -> Result:
         """Search until nothing new can happen or a rule is broken; `most` and `seconds` cut it short."""
+        collects = gc.isenabled()
+        gc.disable()  # There is much to keep, and nothing in circles: to look for them takes as long again.
+        try:
+            return self._run(most, seconds)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _run(self, most: int | None, seconds: float | None) -> Result:
         result = Result(self.world)
         began = time.perf_counter()
         came: dict[State, tuple[State, str, str] | None] = {self.start: None}
