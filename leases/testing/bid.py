@@ -37,13 +37,14 @@ class Bid:
         aware: the ttl of another's held record that its machine was shown last; 0 if it was none.
         missed: the true time at which it was first shown that this record had vanished.
         parted: the true time at which it was told to release.
+        metadata: what it was given to show last, and the true time of that.
         tenure: the place of its acquisition among all; None before it was confirmed.
     """
 
     __slots__ = (
         "aware", "chasing_since", "claim", "dead", "deadline", "granted_claim", "host",
-        "label", "left", "life", "lost", "machine", "missed", "newest", "parted", "party", "settled",
-        "stopped", "tenure", "thread", "timer", "watching", "working",
+        "label", "left", "life", "lost", "machine", "metadata", "missed", "newest", "parted", "party",
+        "settled", "stopped", "tenure", "thread", "timer", "watching", "working",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class Bid:
         self.granted_claim = ""
         self.claim, self.deadline = "", -NEVER
         self.parted = NEVER
+        self.metadata: tuple[dict[str, str], float] = ({}, 0.0)
         self.chasing_since: float | None = None
 
     @property

@@ -289,7 +289,8 @@ class Process(Driver):
     def update(self, bid: Bid) -> None:
         """Show other metadata."""
         if self.can_act(bid, self.update, bid) and bid.working and bid.machine.held(self.host.instant()):
-            self.feed(bid, bid.machine.update, {"step": str(self.world.steps)})
+            bid.metadata = {"step": str(self.world.steps)}, self.world.time
+            self.feed(bid, bid.machine.update, bid.metadata[0])
 
     def write(self, bid: Bid) -> None:
         """Check, then write: what happens in between is what the token is for."""

@@ -15,17 +15,19 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from leases.machine import Machine
-from leases.testing.bid import NEVER
+from leases.terms import Terms
+from leases.testing.bid import NEVER, Bid
 from leases.testing.cells import Kind
+from leases.testing.scene import Scene
 from leases.testing.swarm import STEPS, Plan, prepare
-from leases.testing.world import Violation
+from leases.testing.world import NAME, Violation
 
 _BLOCK: Final = 200  # seeds that a worker takes at a time
 _SHOWN: Final = 10  # violations that are printed
@@ -71,20 +73,26 @@ class Totals:
 
 
 def simulate(
-    seed: int | str, *, machine: type[Machine] = Machine, kind: Kind | None = None, watched: bool = False
+    seed: int | str,
+    *,
+    machine: type[Machine] = Machine,
+    terms: type[Terms] = Terms,
+    kind: Kind | None = None,
+    watched: bool = False,
 ) -> Plan:
     """Run one seed.
 
     Args:
         seed: what the run is drawn from.
         machine: the state machine to judge.
+        terms: the durations it goes by; they are judged too.
         kind: the store's rules, instead of those that the seed draws.
         watched: keep marks, to read or to draw; the run is the same.
 
     Raises:
         Violation: of the first invariant that broke.
     """
-    plan = prepare(seed, machine=machine, kind=kind, watched=watched)
+    plan = prepare(seed, machine=machine, terms=terms, kind=kind, watched=watched)
     play(plan)
     return plan
 
@@ -128,6 +136,17 @@ def _settle(plan: Plan) -> None:
     if judge.first == NEVER:
         world.fail(11, f"nobody holds {patience:.3f} s after all faults ended")
     world.run((max(judge.steady, world.time) if plan.patient else world.time) + 0.7 * plan.ttl)
+    holder = judge.holding()
+    if holder is not None and plan.patient:
+        _check_metadata(scene, holder)
+
+
+def _check_metadata(scene: Scene, holder: Bid) -> None:
+    """What a holder was given to show a while ago is shown."""
+    metadata, since = holder.metadata
+    claim = scene.network.cells.peek(NAME).claim
+    if since < scene.judge.healed and claim is not None and dict(claim.metadata) != metadata:
+        scene.world.fail(12, f"{holder.label} was given {metadata} to show, and shows {dict(claim.metadata)}")
 
 
 def within(plan: Plan) -> float:
@@ -173,21 +192,26 @@ def _drain(plan: Plan) -> None:
 
 
 def sweep(
-    seeds: Iterable[int], *, machine: type[Machine] = Machine, kind: Kind | None = None, most: int = _SHOWN
+    seeds: Iterable[int],
+    *,
+    machine: type[Machine] = Machine,
+    terms: type[Terms] = Terms,
+    kind: Kind | None = None,
+    most: int = _SHOWN,
 ) -> Totals:
     """Run seeds one after another in this process, until so many of them have failed."""
     totals = Totals()
     for seed in seeds:
-        _count(totals, seed, machine, kind)
+        _count(totals, partial(simulate, seed, machine=machine, terms=terms, kind=kind))
         if len(totals.violations) >= most:
             break
     return totals
 
 
-def _count(totals: Totals, seed: int, machine: type[Machine], kind: Kind | None) -> None:
+def _count(totals: Totals, run: Callable[[], Plan]) -> None:
     totals.seeds += 1
     try:
-        plan = simulate(seed, machine=machine, kind=kind)
+        plan = run()
     except Violation as violation:
         totals.violations.append(violation)
         return

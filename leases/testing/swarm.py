@@ -66,18 +66,19 @@ def prepare(
     seed: int | str,
     *,
     machine: type[Machine] = Machine,
+    terms: type[Terms] = Terms,
     kind: Kind | None = None,
     watched: bool = False,
 ) -> Plan:
     """Draw the plan of a seed and set its world up, ready to run."""
-    return _Drawing(World(seed, watched=watched), machine, kind).plan()
+    return _Drawing(World(seed, watched=watched), machine, terms, kind).plan()
 
 
 class _Drawing:
     """One plan while it is drawn."""
 
-    def __init__(self, world: World, machine: type[Machine], kind: Kind | None) -> None:
-        self.world, self.chance, self.machine = world, world.plan, machine
+    def __init__(self, world: World, machine: type[Machine], terms: type[Terms], kind: Kind | None) -> None:
+        self.world, self.chance, self.machine, self.terms = world, world.plan, machine, terms
         drawn = self.chance.choice(_KINDS)
         self.kind = kind or drawn
         self.traits = self.kind.rules.traits
@@ -165,7 +166,7 @@ class _Drawing:
         guard = chance.choice((None, 0.0))
         widest = ttl * (1 - self.rate) / (1 + self.rate) - (min(ttl / 100, 0.05) if guard is None else guard)
         hold = chance.choice((None, widest, widest))
-        return Terms(ttl, hold=hold, rate=self.rate, guard=guard)
+        return self.terms(ttl, hold=hold, rate=self.rate, guard=guard)
 
     def _habits(self) -> Habits:
         chance, ttl, some = self.chance, self.ttl, self._some
