@@ -102,6 +102,8 @@ class Tenure:
     def start(self) -> None:
         """Begin to seek the lock."""
         with self._mutex:
+            if self.ticket.closed:  # Since its turn came; then whoever closed it did not find this claim.
+                return
             now = self.hub.clock()
             self.machine.acquire(now, hold_back=self.ticket.hold_back)
             self._collect(now)
@@ -177,7 +179,7 @@ class Tenure:
         """
         try:
             self._unwatch()
-            if self.gone:
+            if self._cut_off:
                 self.hub.part(self)
                 return
             with self._mutex:
@@ -407,23 +409,35 @@ class Tenure:
             self.on_event(Lost("forked", self.hub.clock().hold))
 
     def close(self) -> None:
-        """The store is being closed: the lease is lost, and its record is left to expire."""
+        """What it came by is being closed: a lease is lost, and its record is left to expire.
+
+        A claim that still seeks is given up, or it would win with nobody there to release it. What it may
+        have under way is chased as long as others of this process keep the connection.
+        """
         with self._mutex:
             now = self.hub.clock()
             self.dead = "closed"
             self.machine.lose(now, "closed")
+            self.machine.abandon(now)
             self._collect(now)
-            self._todo.clear()
-        drop(self)
+            if self.hub.closed:
+                self._todo.clear()
+                drop(self)
         self._unwatch()
         self._tell()
+        self._go_on()
 
     # ---- what is so ------------------------------------------------------------------------------
 
     @property
     def gone(self) -> bool:
         """Whether nothing can be done for it here any more: its store was closed, or it is the parent's."""
-        return self.dead is not None or self.hub.closed or self.hub.generation != self._generation
+        return self.dead is not None or self._cut_off
+
+    @property
+    def _cut_off(self) -> bool:
+        """Whether the connection is closed, or the parent's: not even what is under way can be chased."""
+        return self.hub.closed or self.hub.generation != self._generation
 
     @property
     def held(self) -> bool:

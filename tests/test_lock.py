@@ -272,6 +272,50 @@ def test_timeout_that_passes_while_more_is_to_be_asked(hands: Hands) -> None:
     held.release()
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_closing_one_store_of_a_connection_while_it_acquires(hands: Hands, answered: bool) -> None:
+    """Who seeks by way of a store that is closed is turned away, and what was on its way is freed."""
+    backend = Stubborn()
+    other = store_on(backend)
+    store = Store(other.hub)
+    under_way, gate = threading.Event(), threading.Event()
+
+    def stall(*what: object) -> Any:
+        under_way.set()
+        gate.wait(PATIENCE)
+        return what[-1]
+
+    if answered:
+        backend.after = stall  # The swap is committed before the store is closed.
+    else:
+        backend.before = stall
+    waiting = hands.hand().begin("acquire", lock_on(store))
+    assert under_way.wait(PATIENCE)
+    store.close()
+    gate.set()
+    with pytest.raises(StoreUnavailable, match="was closed"):
+        waiting.result(PATIENCE)
+    until(lambda: leftovers(other) == [])
+    assert not other.status("job").held
+
+
+def test_store_that_is_closed_as_the_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its turn and its first request nobody would find the claim; it finds out by itself."""
+    backend = Stubborn()
+    other = store_on(backend)
+    store = Store(other.hub)
+    join = other.hub.join
+
+    def close_first(member: Any) -> None:
+        store.close()
+        join(member)
+
+    monkeypatch.setattr(other.hub, "join", close_first)
+    with pytest.raises(StoreUnavailable, match="was closed"):
+        lock_on(store).acquire()
+    assert backend.calls == [] and leftovers(other) == []
+
+
 def test_queued_behind_one_who_waits_for_a_dead_store(hands: Hands) -> None:
     """Whose turn does not come because the store is down is told that, not that somebody holds the lock."""
     backend = Stubborn()
