@@ -248,11 +248,14 @@ class File:
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
-            last, ceiling, _ = self._sequence(db)
-            shift = self._highest + 1 if self._replaced or last < self._highest else 0
+            last, ceiling, boot = self._sequence(db)
+            older = self._replaced or last < self._highest
+            shift = self._highest + 1 if older else 0
             if shift:
                 db.execute("UPDATE leases SET version = version + ?", (shift,))
-            start = max(ceiling if opening else last, last + shift)
+            # Another process may have been faster to go on after a reboot: once is enough.
+            rebooted = opening and (older or boot is None or boot != boot_id())
+            start = max(ceiling if rebooted else last, last + shift)
             ceiling = max(ceiling, start + 2 * MARGIN)
             db.execute("UPDATE sequence SET last = ?, ceiling = ?, boot = ?", (start, ceiling, boot_id()))
             db.execute("COMMIT")
