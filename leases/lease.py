@@ -201,7 +201,7 @@ class Lease:
     # ---- as a context manager --------------------------------------------------------------------
 
     def __enter__(self) -> Lease:
-        return self
+        return self._entered()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -214,7 +214,7 @@ class Lease:
             raise
 
     async def __aenter__(self) -> Lease:
-        return self
+        return self._entered()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -225,6 +225,15 @@ class Lease:
         except BaseException:
             self.abandon(grip)
             raise
+
+    def _entered(self) -> Lease:
+        """No body runs under a lease that has ended already; then the body's hold on it ends too."""
+        try:
+            self.check()
+        except BaseException:
+            self.abandon(None)
+            raise
+        return self
 
     def leave(self, grip: Grip, error: BaseException | None) -> None:
         """End a body: release, and raise the loss that it ran into, if any. `abandon` if it raises."""

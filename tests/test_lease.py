@@ -232,6 +232,22 @@ def test_release_ends_it(hands: Hands) -> None:
         lease.check()
 
 
+@pytest.mark.parametrize("ended", ["released", "superseded"])
+def test_no_body_begins_under_a_lease_that_has_ended(hands: Hands, ended: str) -> None:
+    """`with lease:` after its end raises the loss at once, and leaves nothing behind."""
+    store = store_on()
+    lease = lease_on(store)
+    if ended == "released":
+        lease.release()
+    else:
+        intrude(store, "job")
+        with pytest.raises(LeaseLost):
+            lease.update({"a": "1"})
+    with pytest.raises(LeaseLost, match=ended):
+        hands.hand()("enter", lease)
+    until(lambda: leftovers(store) == [])
+
+
 def test_handed_over_lease_is_released(hands: Hands) -> None:
     """Who passes the lock to the next thread has released it; the next one's lease is another."""
     store = store_on()
