@@ -267,7 +267,8 @@ def _check_text(what: str, text: str, limit: int) -> str:
     except UnicodeEncodeError:
         raise ConfigurationError(f"the {what} {text!r} cannot be written as UTF-8; use another") from None
     if not 0 < size <= limit:
-        raise ConfigurationError(f"a {what} is 1 to {limit} bytes of UTF-8, not {size}; shorten it")
+        advice = "shorten it" if size else "give one"
+        raise ConfigurationError(f"a {what} is 1 to {limit} bytes of UTF-8, not {size}; {advice}")
     if not text.isprintable():
         raise ConfigurationError(f"the {what} {text!r} has unprintable characters; remove them")
     return text

@@ -262,6 +262,13 @@ def test_a_name_is_printable_text_of_at_most_256_bytes(check: Any, limit: int, g
         check(longest + good)
 
 
+@pytest.mark.parametrize("check", [check_name, check_holder])
+def test_an_empty_name_is_not_to_be_shortened(check: Any) -> None:
+    """The advice fits: an empty shell variable is the usual cause."""
+    with pytest.raises(ConfigurationError, match="not 0; give one"):
+        check("")
+
+
 @pytest.mark.parametrize("bad", ["", "a\nb", "a\x00b", "\x7f", "\u202e", "\ud800", b"x", None, 7])
 @pytest.mark.parametrize("check", [check_name, check_holder])
 def test_a_name_that_some_store_could_not_carry_is_refused(check: Any, bad: Any) -> None:
