@@ -237,19 +237,17 @@ class Lease:
 
     def leave(self, grip: Grip, error: BaseException | None) -> None:
         """End a body: release, and raise the loss that it ran into, if any. `abandon` if it raises."""
-        loss = self._loss_in_body()
         self._release(grip)
-        self._raise_loss(loss, error)
+        self._raise_loss(self._loss_in_body(), error)
 
     async def leave_async(self, grip: Grip, error: BaseException | None) -> None:
         """`leave`, awaited."""
-        loss = self._loss_in_body()
         await self._release_async(grip)
-        self._raise_loss(loss, error)
+        self._raise_loss(self._loss_in_body(), error)
 
     def _loss_in_body(self) -> LeaseLost | None:
         """The loss that the body ran into; a release by the body itself is none."""
-        if self._release_began:
+        if self._release_began:  # What came after, while it waited for the store, was no loss to the body.
             return self._loss_before
         return None if self._tenure.held else self._loss()
 
