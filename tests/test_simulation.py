@@ -82,6 +82,20 @@ def test_every_fault_and_every_kind_is_drawn() -> None:
     assert {plan.drain for plan in plans} == {plan.patient for plan in plans} == {True, False}
 
 
+def test_s9_clocks_beyond_the_bound_overlap_by_what_can_be_reckoned() -> None:
+    """Where clocks run wrong by more than was agreed on, beliefs overlap by V/slow - ttl/fast at most."""
+    beyond = 0.6
+    overlapped = 0
+    for seed in range(150):
+        plan = prepare(seed, beyond=beyond)
+        play(plan)
+        terms = [process.terms for process in plan.scene.processes]
+        most = max(t.hold / (1 - beyond) - t.ttl / (1 + beyond) for t in terms)
+        overlapped += plan.scene.judge.tally.overlap > 0
+        assert plan.scene.judge.tally.overlap <= most + 1e-6
+    assert overlapped > 5
+
+
 # ---- one seed is one run ---------------------------------------------------------------------------
 
 

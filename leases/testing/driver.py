@@ -41,6 +41,7 @@ class Habits:
         update: the share of leases whose metadata is changed.
         linger, successor: the share of releases that keep others out for longer, or name the next.
         hand_over: the share of ends that pass the lease on within the process, where somebody waits.
+        hold_back: for how long a claim that follows another of its process stands back, on average.
         forget: the share of claims that start without what the last one left.
         listen_on: whether a holder listens to hints, too.
     """
@@ -61,6 +62,7 @@ class Habits:
     linger: float = 0.0
     successor: float = 0.0
     hand_over: float = 1.0
+    hold_back: float = 0.0
     forget: float = 0.0
     listen_on: bool = False
 

@@ -109,7 +109,7 @@ class Process(Driver):
             bid = self.turn = self._bid(thread, estate)
             bid.aware, bid.missed = heard
             self.bids[bid] = None
-            self.feed(bid, bid.machine.acquire)
+            self.feed(bid, partial(bid.machine.acquire, hold_back=self.spread(self.habits.hold_back)))
             if self.roll(self.habits.give_up):
                 self.world.after(self.spread(self.habits.patience), self.give_up, bid)
 

@@ -140,5 +140,14 @@ class Scene:
 
 def _calm(habits: Habits) -> Habits:
     return replace(
-        habits, slip=0.0, tardy=0.0, seal=0.0, give_up=0.0, linger=0.0, successor=0.0, react=0.0, forget=0.0
+        habits,
+        slip=0.0,
+        tardy=0.0,
+        seal=0.0,
+        give_up=0.0,
+        linger=0.0,
+        successor=0.0,
+        react=0.0,
+        forget=0.0,
+        hold_back=0.0,
     )

@@ -125,7 +125,7 @@ def _settle(plan: Plan) -> None:
         process.habits.work = max(process.habits.work, 2 * plan.longest)
         process.habits.think = 0.01 * plan.ttl
         world.at(judge.healed, process.want, process.habits.threads)
-    judge.steady = judge.healed + plan.longest / (1 - plan.rate)
+    judge.steady = judge.healed + plan.longest / min(host.rate for host in scene.hosts)
     world.run(judge.healed)
     if judge.holding() is not None:
         judge.first = world.time
@@ -160,7 +160,7 @@ def within(plan: Plan) -> float:
     slowest = min(host.rate for host in scene.hosts)
     read = max(t.ttl / 2 + t.attempt for t in terms)
     retry = max(t.attempt + min(1.0, t.ttl / 4) for t in terms)
-    think = max(process.habits.think * 2 for process in scene.processes)
+    think = max(2 * (process.habits.think + process.habits.hold_back) for process in scene.processes)
     return (plan.longest + read + 2 * retry) / slowest + 60 * scene.network.weather.delay + think
 
 
@@ -176,7 +176,7 @@ def _drain(plan: Plan) -> None:
                 world.at(judge.healed, process.finish, bid)
             elif bid.tenure is None:
                 world.at(judge.healed, process.give_up, bid)
-    world.run(judge.healed + 2 * (plan.longest / (1 - plan.rate) + within(plan)))
+    world.run(judge.healed + 4 * within(plan))
     left = [bid for process in scene.processes for bid in process.bids]
     if left:
         world.fail(15, f"{left[0].label} is still {left[0].machine.phase.value}")

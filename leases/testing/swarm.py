@@ -68,10 +68,22 @@ def prepare(
     machine: type[Machine] = Machine,
     terms: type[Terms] = Terms,
     kind: Kind | None = None,
+    beyond: float = 0.0,
     watched: bool = False,
 ) -> Plan:
-    """Draw the plan of a seed and set its world up, ready to run."""
-    return _Drawing(World(seed, watched=watched), machine, terms, kind).plan()
+    """Draw the plan of a seed and set its world up, ready to run.
+
+    Args:
+        seed: what everything is drawn from.
+        machine: the state machine to judge.
+        terms: the durations it goes by.
+        kind: the store's rules, instead of those that the seed draws.
+        beyond: where it is above rho, clocks run wrong by up to so much, and overlap is only measured.
+        watched: keep marks.
+    """
+    drawing = _Drawing(World(seed, watched=watched), machine, terms, kind)
+    drawing.stretch = max(beyond, drawing.rate)
+    return drawing.plan()
 
 
 class _Drawing:
@@ -85,7 +97,8 @@ class _Drawing:
         self.on = self._draw_faults()
         self.ttl: float = 2.0 ** self.chance.uniform(-1.0, 5.0)
         self.length = self.ttl * self.chance.uniform(*_LENGTHS)
-        self.rate = self.chance.choice((0.0, 0.01, 0.1, 0.1, 0.2, 0.33))
+        self.rate: float = self.chance.choice((0.0, 0.01, 0.1, 0.1, 0.2, 0.33))
+        self.stretch = self.rate
 
     def _draw_faults(self) -> frozenset[str]:
         share = self.chance.choice((0.03, 0.1, 0.2, 0.35, 0.6))
@@ -103,6 +116,7 @@ class _Drawing:
             self.world, self.kind, rate=self.rate, weather=self._weather(), machine=self.machine
         )  # fmt: skip
         self.judge = scene.judge
+        scene.judge.lawful = self.stretch <= self.rate
         scene.judge.gentle = self.on <= frozenset(GENTLE) and not self._blinding()
         self._fleet(scene)
         self._disturb(scene)
@@ -154,9 +168,9 @@ class _Drawing:
         scene.judge.tardy = habits.tardy
 
     def _draw_rate(self) -> float:
-        if "drift" not in self.on or not self.rate:
+        if ("drift" not in self.on and self.stretch <= self.rate) or not self.stretch:
             return 1.0
-        slow, fast = 1 - self.rate, 1 + self.rate
+        slow, fast = 1 - self.stretch, 1 + self.stretch
         return self.chance.choice((slow, fast, self.chance.uniform(slow, fast)))
 
     def _terms(self) -> Terms:
@@ -180,6 +194,7 @@ class _Drawing:
         habits.update = some("metadata", 0.2, 1.0)
         habits.give_up, habits.patience = some("impatience", 0.1, 0.8), ttl * chance.uniform(0.02, 1.0)
         habits.linger, habits.successor = some("linger", 0.1, 0.6), some("successor", 0.1, 0.6)
+        habits.hold_back = ttl * chance.choice((0.0, 0.0, 0.01, 0.1))
         habits.forget = some("forget", 0.1, 1.0)
         habits.slip, habits.slip_most = some("slip", 0.005, 0.1), ttl * chance.uniform(0.05, 1.5)
         habits.seal = ttl * some("seal", 0.01, 0.6)
