@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from hands import Hands, Tasks, Threads
+
+# Who starts the tests in the background, or under nohup, has some signals ignored, and every process of ours
+# would inherit that: the tests are about what happens when they come.
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        is_ctrl_c = _number is signal.SIGINT
+        signal.signal(_number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
 
 # A deadline per example would judge the machine, and a machine that is shared is often slow.
 settings.register_profile("here", deadline=None)
