@@ -70,8 +70,9 @@ class Processes:
             context.Process(target=_contend, args=(url, number, theirs), daemon=True)
             for number, (_, theirs) in enumerate(pipes)
         ]
-        for process in self._processes:
+        for process, (_, theirs) in zip(self._processes, pipes, strict=True):
             process.start()
+            theirs.close()  # So that one that dies is an error here, and no answer to wait for.
         for end in self._ends:
             end.recv()  # It is up.
 
