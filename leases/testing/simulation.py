@@ -176,8 +176,11 @@ def _drain(plan: Plan) -> None:
                 world.at(judge.healed, process.finish, bid)
             elif bid.tenure is None:
                 world.at(judge.healed, process.give_up, bid)
-    world.run(judge.healed + 4 * within(plan))
-    left = [bid for process in scene.processes for bid in process.bids]
+    patience = within(plan)
+    ends = judge.healed + 4 * patience
+    world.run(judge.healed + patience / 16)
+    while (left := [bid for process in scene.processes for bid in process.bids]) and world.time < ends:
+        world.run(world.time + patience / 16)
     if left:
         world.fail(15, f"{left[0].label} is still {left[0].machine.phase.value}")
     scene.processes[0].closing = False

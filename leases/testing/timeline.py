@@ -100,6 +100,7 @@ class _Picture:
     def __init__(self, marks: Sequence[Mark], lanes: Sequence[tuple[str, str]]) -> None:
         self.marks, self.lanes = marks, lanes
         self.ends = max((mark.at for mark in marks), default=1.0) or 1.0
+        self.healed = next((mark.at for mark in marks if mark.what == "healed"), self.ends)
         self.colours = {name: _COLOURS[i % len(_COLOURS)] for i, (name, _) in enumerate(lanes)}
         self.top = {name: _TOP + i * (_LANE + _GAP) for i, (name, _) in enumerate(lanes)}
         self.store = _TOP + len(lanes) * (_LANE + _GAP) + 18
@@ -182,9 +183,10 @@ class _Picture:
         for mark in self.marks:
             if mark.where != host:
                 continue
-            bar = Bar(mark.at, mark.until or mark.at)
+            bar = Bar(mark.at, min(mark.until or mark.at, self.healed))
             match mark.what:
                 case "suspend":
+                    bar = Bar(mark.at, mark.until or mark.at)
                     yield self._bar(bar, y, _LANE, 'fill="url(#sleep)"', "the host sleeps")
                 case "cut":
                     yield self._bar(bar, y + _LANE - 3, 3, 'fill="#d62728"', f"cut off {mark.text}")
@@ -261,7 +263,7 @@ class _Picture:
                 begin, whose = mark.at, now
 
     def _store_mark(self, mark: Mark, y: float) -> Iterator[str]:
-        bar, x = Bar(mark.at, mark.until or mark.at), self.x(mark.at)
+        bar, x = Bar(mark.at, min(mark.until or mark.at, self.healed)), self.x(mark.at)
         match mark.what:
             case "applied":
                 yield self._line(mark.at, y + 38, 14, 'stroke="#2a8f2a" stroke-width="1.3"')
