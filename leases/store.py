@@ -30,7 +30,7 @@ class Status:
 
     Attributes:
         name: the lock.
-        held: whether a record keeps others out. On a network store its holder may be dead.
+        held: whether a held record stands. Its holder may be dead: where `expires_in` is 0, it can be taken.
         holder: who, readable; None where nobody is.
         token: the fencing token of the tenure; None where nobody holds.
         ttl: seconds that the record lasts after its last write.

@@ -158,6 +158,8 @@ class Tenure:
             )
         self.changed = nothing
         self._unwatch()
+        if self._todo:  # A hint came in between: nobody waits here any more to carry out what it asks.
+            self._go_on()
         return True
 
     def release(
