@@ -1,0 +1,82 @@
+"""64 threads in each of 4 processes hammer one lock in one file; something else than the library counts.
+
+`LEASES_HAMMER_SECONDS` shortens it. Inside the lock each thread takes a `flock` that must be free, and
+appends what it was given to a log; the order of the log is the order of entry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+PROCESSES = 4
+THREADS = 64
+SECONDS = float(os.environ.get("LEASES_HAMMER_SECONDS", "30"))
+
+WORKER = """
+import fcntl, json, os, sys, threading, time
+from leases import Lock
+
+url, guard, log = sys.argv[1:4]
+seconds, threads = float(sys.argv[4]), int(sys.argv[5])
+stop = threading.Event()
+
+def work(number):
+    lock = Lock("hammered", store=url)
+    me = f"{os.getpid()}/{number}"
+    asked = time.monotonic()
+    while not stop.is_set():
+        with lock as lease:
+            waited = time.monotonic() - asked
+            inside = os.open(guard, os.O_RDWR)  # A description of its own: flock also tells threads apart.
+            fcntl.flock(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            entry = {"me": me, "token": lease.token, "waited": waited}
+            out = os.open(log, os.O_WRONLY | os.O_APPEND)
+            os.write(out, (json.dumps(entry) + chr(10)).encode())
+            os.close(out)
+            os.close(inside)
+        asked = time.monotonic()
+
+crew = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+for thread in crew:
+    thread.start()
+time.sleep(seconds)
+stop.set()
+for thread in crew:
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_hammered_by_many_threads_of_many_processes(tmp_path: Path) -> None:
+    """Never two are inside, tokens rise in the order of entry, and nobody starves."""
+    guard, log = tmp_path / "guard", tmp_path / "log"
+    guard.touch()
+    log.touch()
+    arguments = [f"sqlite://{tmp_path}/leases.db", str(guard), str(log), str(SECONDS), str(THREADS)]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, *arguments], stderr=subprocess.PIPE, text=True)
+        for _ in range(PROCESSES)
+    ]
+    errors = [worker.communicate(timeout=240)[1] for worker in workers]
+    assert errors == [""] * PROCESSES, "somebody else was inside, or something went wrong"
+    assert [worker.returncode for worker in workers] == [0] * PROCESSES
+
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(a["token"] < b["token"] for a, b in pairwise(entries))
+    turns: dict[str, int] = {}
+    for entry in entries:
+        turns[entry["me"]] = turns.get(entry["me"], 0) + 1
+    longest = max(entry["waited"] for entry in entries)
+    print(
+        f"\n{len(entries)} entries in {SECONDS:g} s by {len(turns)} threads; "
+        f"turns of a thread: {min(turns.values())} to {max(turns.values())}; longest wait {longest:.2f} s"
+    )
+    assert len(turns) == PROCESSES * THREADS, "somebody never got in"
