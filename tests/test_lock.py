@@ -259,7 +259,7 @@ def test_timeout_that_passes_while_more_is_to_be_asked(hands: Hands) -> None:
     clock = ManualClock()
     backend = Stubborn()
     store = store_on(backend, clock=clock)
-    held = lock_on(another_process(store)).acquire()
+    held = lock_on(another_process(store), ttl=3600).acquire()
 
     def late(kind: str, outcome: Any) -> Any:
         clock.advance(10)
