@@ -45,7 +45,8 @@ class Keeper:
     """A heap of timers and the thread that serves it; started by the first thing to keep."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()  # Entering a Condition can be cut short, and locks it.
+        self._changed = threading.Condition(self._mutex)
         self._heap: list[Plan] = []
         self._order = count()
         self._thread: threading.Thread | None = None
@@ -67,7 +68,7 @@ class Keeper:
             return True
         due = time.monotonic() + delay
         plan = kept.plan = Plan((due, next(self._order), kept))
-        with self._changed:
+        with self._mutex:
             heapq.heappush(self._heap, plan)
             if due < self._sleeps_until:
                 self._changed.notify()
@@ -109,7 +110,7 @@ class Keeper:
 
     def _next(self) -> Kept:
         """Wait for the next thing that is due."""
-        with self._changed:
+        with self._mutex:
             while True:
                 now = time.monotonic()
                 # A dropped plan stays until it is due: were the heap empty after every release, every
@@ -146,41 +147,43 @@ class Couriers:
         self._name = traits.store
         # Calls to a store on this host take turns anyway; more threads would only wait for one another.
         self._most = 2 if traits.local else 8
-        self._ready = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()  # see Keeper
+        self._ready = threading.Condition(self._mutex)
         self._jobs: deque[Callable[[], None]] = deque()
         self._idle = 0
-        self._threads = 0
+        self._threads: set[threading.Thread] = set()
         self._closed = False
 
     def send(self, job: Callable[[], None]) -> None:
         """Run a job on one of the threads, in the order given if there is one thread for it."""
-        with self._ready:
+        with self._mutex:
             self._jobs.append(job)
             if self._idle >= len(self._jobs):
                 self._ready.notify()
                 return
-            if self._threads >= self._most or self._start():
+            if len(self._threads) >= self._most:  # Starting one can be cut short, as by Ctrl-C: count anew.
+                self._threads = {thread for thread in self._threads if thread.is_alive()}
+            if len(self._threads) >= self._most or self._start():
                 return
         # No thread can be started: here rather than never.
         self._work_off()
 
     def close(self) -> None:
         """Let the threads go when they have done what was sent."""
-        with self._ready:
+        with self._mutex:
             self._closed = True
             self._ready.notify_all()
 
     def _start(self) -> bool:
         """One more thread; True if there is one at least, to do what was sent."""
-        thread = threading.Thread(
-            target=self._run, name=f"leases-courier-{self._name}-{self._threads + 1}", daemon=True
-        )
-        self._threads += 1
+        name = f"leases-courier-{self._name}-{len(self._threads) + 1}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:  # The interpreter is ending, or the system has no thread to spare.
-            self._threads -= 1
-        return self._threads > 0
+            self._threads.discard(thread)
+        return bool(self._threads)
 
     def _run(self) -> None:
         while True:
@@ -193,16 +196,17 @@ class Couriers:
 
     def _wait(self) -> bool:
         """Wait for a job; False when the thread is to leave."""
-        with self._ready:
+        with self._mutex:
+            woken = True
             while not self._jobs:
+                if self._closed or (not woken and len(self._threads) > 1):
+                    self._threads.discard(threading.current_thread())
+                    return False
                 self._idle += 1
                 try:
                     woken = self._ready.wait(_IDLE_SECONDS)
                 finally:
                     self._idle -= 1
-                if not self._jobs and (self._closed or (not woken and self._threads > 1)):
-                    self._threads -= 1
-                    return False
             return True
 
     def _work_off(self) -> None:

@@ -10,15 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from leases import Lock, Store
+from leases_backends.sqlite import connect as sqlite
 from stubborn import leftovers, memory, store_on, until
 
 TTL = 0.4
+
+# Where the library's code is, and that of the standard library which it needs while it holds a mutex.
+OURS = ("/leases/", "/leases_backends/", threading.__file__)
 
 # Python offers no way to guard the very first instruction of a method that is written in Python.
 UNGUARDED = ("Lock.__exit__", "Lease.release")
@@ -34,7 +39,7 @@ class CtrlC:
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
-        if event not in ("call", "c_return") or "/leases/" not in code.co_filename:
+        if event not in ("call", "c_return") or not any(part in code.co_filename for part in OURS):
             return
         if event == "call" and (code.co_qualname in UNGUARDED or code.co_name == "<genexpr>"):
             return  # Closing a generator looks like a call, and what it raises then is swallowed.
@@ -115,27 +120,32 @@ def turn_in_the_queue(store: Store, ctrl_c: CtrlC) -> None:
 SCENES = [body, release_without_a_body, end_of_a_body_that_another_waits_for, turn_in_the_queue]
 
 
-@pytest.mark.parametrize("kind", ["memory", "zookeeper"])
+@pytest.mark.parametrize("kind", ["memory", "zookeeper", "sqlite"])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_ctrl_c_at_some_instructions(scene: Callable[[Store, CtrlC], None], kind: str) -> None:
+def test_ctrl_c_at_some_instructions(
+    scene: Callable[[Store, CtrlC], None], kind: str, tmp_path: Path
+) -> None:
     """Wherever Ctrl-C comes, the next acquires within a ttl, and nothing is left; every eleventh place."""
-    sweep(scene, kind, 11)
+    sweep(scene, kind, tmp_path, 11)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", ["memory", "zookeeper"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file, cut short in open()
+@pytest.mark.parametrize("kind", ["memory", "zookeeper", "sqlite"])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_ctrl_c_at_every_instruction(scene: Callable[[Store, CtrlC], None], kind: str) -> None:
+def test_ctrl_c_at_every_instruction(
+    scene: Callable[[Store, CtrlC], None], kind: str, tmp_path: Path
+) -> None:
     """As above, at every single place."""
-    assert sweep(scene, kind, 1) > 20
+    assert sweep(scene, kind, tmp_path, 1) > 20
 
 
-def sweep(scene: Callable[[Store, CtrlC], None], kind: str, step: int) -> int:
+def sweep(scene: Callable[[Store, CtrlC], None], kind: str, folder: Path, step: int) -> int:
     """Run a scene until there is no place left to strike; the number of places."""
     place = 1
     while True:
-        with store_on(memory(kind)) as store:
+        with store_on(sqlite(f"sqlite://{folder}/{place}.db") if kind == "sqlite" else memory(kind)) as store:
             ctrl_c = CtrlC(place)
             scene(store, ctrl_c)
             if not ctrl_c.where:

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from leases.contract import Conflict, Unknown, absent, names
-from leases.errors import StoreDenied
+from leases.errors import StoreDenied, StoreUnavailable
 from leases.testing._probes import TIMEOUT, a_claim, applied, in_child, number, put
 from leases_backends import _sqlite_file
 from sqlite_files import (
@@ -384,9 +385,33 @@ def test_a_fork_in_the_midst_of_a_call_leaves_the_child_without(
 
     with closing(open_store(path)) as store:
         slot = put(store, absent("x"))
-        with store._file._mutex:
-            assert in_child(child) == 0
+        inside, gate = threading.Event(), threading.Event()
+
+        def stay(db: sqlite3.Connection) -> None:
+            inside.set()
+            gate.wait()
+
+        thread = threading.Thread(target=store._file._in_turn, args=(TIMEOUT, stay))
+        thread.start()
+        inside.wait()
+        assert in_child(child) == 0
+        gate.set()
+        thread.join()
         assert store.read("x", TIMEOUT) == slot
+
+
+def test_a_call_in_the_midst_of_another_is_refused(path: Path) -> None:
+    """A signal handler that calls the store while its thread is in it is told so, and spoils nothing."""
+    with closing(open_store(path)) as store:
+
+        def handler(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="in the midst of another call"):
+                store.read("x", TIMEOUT)
+            assert db.in_transaction
+
+        store._file._in_turn(TIMEOUT, handler)
+        put(store, absent("x"))
 
 
 class Broken:

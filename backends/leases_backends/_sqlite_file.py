@@ -18,8 +18,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, TypeVar
 
 from leases.clock import boot_id
 from leases.contract import Slot
@@ -27,6 +27,8 @@ from leases.errors import StoreDenied, StoreUnavailable
 from leases.record import Claim, decode
 from leases_backends._paths import make_private
 from leases_backends._sqlite_errors import SPOILT, cannot_open, code, translate
+
+T = TypeVar("T")
 
 MARGIN: Final = 1000
 SCHEMA: Final = 1
@@ -98,7 +100,8 @@ class File:
         self.users: Final[set[object]] = set()
         self._private = private
         self._parts = (path, f"{path}-wal", f"{path}-shm")
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # It knows whose it is where Ctrl-C came before `_owner` was noted.
+        self._owner = 0  # the thread whose turn it is
         self._db: sqlite3.Connection | None = None
         self._inodes: tuple[int, ...] = ()
         self._patience = -1  # milliseconds, as SQLite was last told
@@ -118,29 +121,21 @@ class File:
 
     def read_many(self, names: Iterable[str], timeout: float) -> list[Row]:
         """What stands under each of the names; raises as `read` does."""
-        db = self._enter(timeout)
-        try:
-            return [self._look(db, name) for name in names]
-        except sqlite3.Error as error:
-            raise self._trouble(error) from error
-        finally:
-            self._leave(db)
+        return self._in_turn(timeout, lambda db: [self._look(db, name) for name in names])
 
     def scan(self, prefix: str, timeout: float) -> list[tuple[str, int, bytes]]:
         """Name, version and bytes of every record whose name begins so, by name; raises as `read` does."""
-        db = self._enter(timeout)
-        found: list[tuple[str, int, bytes]] = []
-        try:
+
+        def scan(db: sqlite3.Connection) -> list[tuple[str, int, bytes]]:
+            found: list[tuple[str, int, bytes]] = []
             for raw, version, body in db.execute(_ALL, (prefix,)):
                 name = raw.decode(errors="replace")
                 if not name.startswith(prefix):
                     break
                 found.append((name, version, body))
             return found
-        except sqlite3.Error as error:
-            raise self._trouble(error) from error
-        finally:
-            self._leave(db)
+
+        return self._in_turn(timeout, scan)
 
     def swap(self, name: str, version: object, body: bytes | None, timeout: float) -> tuple[bool, Row]:
         """Write a record, or delete it (None), if its version stands there: was it done, and what stands.
@@ -152,8 +147,8 @@ class File:
             StoreUnavailable: it was not done.
             StoreDenied: it was not done, and this process cannot use the file.
         """
-        db, committing = self._enter(timeout), False
-        try:
+
+        def swap(db: sqlite3.Connection) -> tuple[bool, Row]:
             row = self._begin(db, name)
             if row.version != version or (version is None and body is None):
                 return False, row
@@ -165,51 +160,70 @@ class File:
             else:
                 db.execute("UPDATE leases SET version = ?, body = ? WHERE name = ?", (number, body, name))
             db.execute("UPDATE sequence SET last = ?", (number,))
-            committing = True
-            db.execute("COMMIT")
+            self._commit(db)
             self._highest = number
             return True, Row(number, row.ceiling, None if body is None else number, body or b"")
-        except sqlite3.Error as error:
-            raise self._trouble(error, committing=committing) from error
-        finally:
-            self._leave(db)
+
+        return self._in_turn(timeout, swap)
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         with self._mutex:
             self._drop()
 
-    # The mutex is held in all that follows, between _enter and _leave.
+    def _in_turn(self, timeout: float, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with the connection, one thread at a time; it is rolled back unless it commits."""
+        me = threading.get_ident()
+        if self._owner == me:
+            raise StoreUnavailable(
+                f"{self.path}: called in the midst of another call; leave the signal handler"
+            )
+        try:
+            return work(self._enter(timeout, me))
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
+        finally:
+            try:
+                if self._owner == me:
+                    self._undo()
+            finally:  # Ctrl-C comes where a function of ours begins, so here none does before the release.
+                if self._owner == me:
+                    self._owner = 0
+                try:  # noqa: SIM105 - contextlib.suppress is a function of somebody's too
+                    self._mutex.release()
+                except RuntimeError:  # It never came to our turn.
+                    pass
 
-    def _enter(self, timeout: float) -> sqlite3.Connection:
+    # The mutex is held in all that follows, once _enter has it.
+
+    def _enter(self, timeout: float, me: int) -> sqlite3.Connection:
         """Take the mutex, and a connection to the file that is at the path now."""
         until = time.monotonic() + timeout
         if not self._mutex.acquire(timeout=min(max(timeout, 0.0), _LONGEST)):
             raise StoreUnavailable(f"{self.path}: other threads kept it busy for {timeout:g} s; try again")
-        try:
-            if self._db is not None and self._inodes_now() != self._inodes:
-                self._drop()  # What we hold open is nobody's lock any more: others use what is at the path.
-            left = until - time.monotonic()
-            db = self._db or self._open(left)
-            self._wait_at_most(db, left)
-            return db
-        except sqlite3.Error as error:
-            trouble = self._trouble(error)
-            self._mutex.release()
-            raise trouble from error
-        except BaseException:
-            self._mutex.release()
-            raise
+        self._owner = me
+        if self._db is not None and (self._inodes_now() != self._inodes or self._db.in_transaction):
+            # What we hold open is nobody's lock any more: others use what is at the path. Or a call was cut
+            # short before it could roll back.
+            self._drop()
+        left = until - time.monotonic()
+        db = self._db or self._open(left)
+        self._wait_at_most(db, left)
+        return db
 
-    def _leave(self, db: sqlite3.Connection) -> None:
-        """Undo what is not committed, and give the mutex back."""
+    def _undo(self) -> None:
+        """Roll back what is not committed."""
         try:
-            if self._db is db and db.in_transaction:
-                db.execute("ROLLBACK")
+            if self._db is not None and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
         except sqlite3.Error:
             self._drop()
-        finally:
-            self._mutex.release()
+
+    def _commit(self, db: sqlite3.Connection) -> None:
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._trouble(error, committing=True) from error
 
     def _begin(self, db: sqlite3.Connection, name: str) -> Row:
         """Begin to write: what stands under the name, with room for another number below the ceiling."""
@@ -382,6 +396,8 @@ class File:
 
     def before_fork(self) -> None:
         """Close the connection, and keep others from opening one until the fork is done."""
+        if self._owner == threading.get_ident():  # A signal handler forks in the midst of a call of ours.
+            return
         if self._mutex.acquire(timeout=_FORK_PATIENCE):
             self._forker = threading.get_ident()
             self._drop()
@@ -394,7 +410,7 @@ class File:
 
     def forked(self) -> None:
         """In the child: a mutex of its own, and no connection, not even one that could not be closed."""
-        self._mutex, self._forker = threading.Lock(), 0
+        self._mutex, self._owner, self._forker = threading.RLock(), 0, 0
         if self._db is not None:
             self._spend(self._db, "was in use while this process was forked; fork when no call is under way")
             self._db = None
