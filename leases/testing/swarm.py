@@ -106,8 +106,13 @@ class _Drawing:
         return frozenset(fault for fault in pool if self.chance.random() < share)
 
     def _blinding(self) -> bool:
-        """Whether a holder may be kept from ever learning the version that a stranger's edit left."""
-        return {"edit", "vague"} <= self.on and not self.on.isdisjoint({"stale", "frozen"})
+        """Whether a holder may be kept from ever learning the version that its record has now.
+
+        A stranger's edit, or a second copy of its own swap, makes a conflict; where that shows nothing, and
+        reads show the past, nobody can tell it.
+        """
+        moved, hidden = {"edit", "double"} & self.on, {"stale", "frozen"} & self.on
+        return bool(moved and hidden) and "vague" in self.on
 
     def plan(self) -> Plan:
         """The plan, and its scene with everything set up."""
