@@ -71,8 +71,10 @@ def open_backend(url: str) -> Backend:
         StoreError: the store refused or could not be reached.
     """
     scheme = scheme_of(url)
+    if scheme not in OURS:
+        return _load_entry_point(scheme)(url)
     try:
-        connect = _load(OURS[scheme]) if scheme in OURS else _load_entry_point(scheme)
+        connect = _load(OURS[scheme])
     except ModuleNotFoundError as error:
         if scheme not in EXTRAS or (error.name or "").startswith("leases"):
             raise
@@ -92,7 +94,13 @@ def _load(reference: str) -> Callable[[str], Backend]:
 def _load_entry_point(scheme: str) -> Callable[[str], Backend]:
     from importlib.metadata import entry_points
 
-    connect: Callable[[str], Backend] = next(iter(entry_points(group=GROUP, name=scheme))).load()
+    point = next(iter(entry_points(group=GROUP, name=scheme)))
+    try:
+        connect: Callable[[str], Backend] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f'"{scheme}:" is provided by {point.value}, which cannot be loaded: {error}; mend that package'
+        ) from error
     return connect
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from leases.errors import ConfigurationError
 from leases.hub import Hub, shared_hub
-from leases.lease import Timeout
+from leases.lease import Timeout, check_timeout
 from leases.lock import Lock
 from leases.record import check_name
 from leases.registry import store_url
@@ -95,7 +95,7 @@ class Store:
         Raises:
             StoreError: it could not be asked, or the record is not ours.
         """
-        return self._status(self.hub.backend.read(check_name(name), _seconds(timeout)))
+        return self._status(self.hub.backend.read(check_name(name), _seconds("timeout", timeout)))
 
     def list(self, prefix: str = "", *, timeout: Timeout = _LOOK_SECONDS) -> list[Status]:
         """The locks whose names begin so, by name. Records that are not ours are left out; see `scan`."""
@@ -103,7 +103,7 @@ class Store:
 
     def scan(self, prefix: str = "", *, timeout: Timeout = _LOOK_SECONDS) -> Iterator[Status | Exception]:
         """As `list`, with a `RecordRefused` in the place of what is not ours."""
-        for found in self.hub.backend.scan(prefix, _seconds(timeout)):
+        for found in self.hub.backend.scan(prefix, _seconds("timeout", timeout)):
             yield found if isinstance(found, Exception) else self._status(found)
 
     def watch(self, name: str, *, poll: float = 5.0) -> Generator[Status, None, None]:
@@ -112,8 +112,11 @@ class Store:
         Args:
             name: the lock.
             poll: seconds after which it looks even without a hint.
+
+        Raises:
+            StoreError: it could not be asked, at any look, or the record is not ours.
         """
-        bell = Bell()
+        bell, poll = Bell(), _seconds("poll", poll)
         backend = self.hub.backend
         slot = backend.read(check_name(name), _LOOK_SECONDS)
         with _watching(self._hub, slot, bell):
@@ -194,7 +197,8 @@ def _watching(hub: Hub, slot: Slot, bell: Bell) -> Generator[None, None, None]:
         watch.close()
 
 
-def _seconds(timeout: Timeout) -> float:
-    if timeout is None or not 0 < timeout < 1e6:
-        raise ConfigurationError(f"timeout={timeout!r} is not a positive number of seconds; pass one")
-    return timeout
+def _seconds(what: str, seconds: Timeout) -> float:
+    checked = check_timeout(seconds)
+    if not checked:
+        raise ConfigurationError(f"{what}={seconds!r} is not a positive number of seconds; pass one")
+    return checked

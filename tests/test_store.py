@@ -1,302 +1,250 @@
-"""`connect`: one connection for each URL, a look at what is in the store, and how it ends."""
+"""`connect` and `Store`: what is in a store, and what it shows while it changes."""
 
 from __future__ import annotations
 
-import asyncio
-import copy
 import pickle
-import queue
 import threading
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+import time
+from typing import Any
 
 import pytest
 
-from hands import PATIENCE
-from leases import (
-    ConfigurationError,
-    Lease,
-    Lock,
-    RecordRefused,
-    Status,
-    Store,
-    StoreUnavailable,
-    connect,
-)
+import leases
+from leases import ConfigurationError, Lock, RecordRefused, Status, Store, StoreUnavailable, connect
 from leases.hub import Hub
-from stubborn import Stubborn, break_, fresh_url, inner, store_on
+from leases.testing.clock import ManualClock
+from stubborn import Stubborn, another_process, break_, fresh_url, memory, store_on, until
 
-# ---- one connection for each URL -----------------------------------------------------------------
 
-
-def test_one_url_is_one_connection() -> None:
-    """However many stores name a URL, the process has one connection to it, and another for another URL."""
+def test_connect_takes_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a URL it is `$LEASES_URL`."""
     url = fresh_url()
-    with connect(url) as one, connect(url) as two, connect(fresh_url()) as other:
-        assert one is not two and one.hub is two.hub
-        assert one.hub is not other.hub and one.traits is one.hub.backend.traits
+    monkeypatch.setenv("LEASES_URL", url)
+    with connect() as one, connect(url) as two:
+        assert one.hub is two.hub
 
 
-def test_connection_ends_with_the_last_store() -> None:
-    """The first close leaves the connection open, the last closes it, and who comes then connects anew."""
-    url = fresh_url()
-    one, two = connect(url), connect(url)
-    hub = one.hub
-    one.close()
-    assert not hub.closed and two.status("job") == Status("job", held=False)
-    two.close()
-    assert hub.closed
-    with connect(url) as three:
-        assert three.hub is not hub and not three.hub.closed
+def test_connect_refuses_what_is_no_url() -> None:
+    """The error lists the schemes that can be used."""
+    for url in ("nothing:", "//host/path", "", "C:\\x.db"):
+        with pytest.raises(ConfigurationError, match="memory, sqlite"):
+            connect(url)
 
 
-def test_lock_by_url_keeps_the_connection() -> None:
-    """A connection that a lock made with the URL itself stays when the last store is closed."""
-    url = fresh_url()
-    store = connect(url)
-    with Lock("job", store=url, timeout=PATIENCE) as lease:
-        hub = store.hub
-        store.close()
-        assert lease.held and not hub.closed
-    hub.close()
-
-
-def test_backend_is_closed_once() -> None:
-    """To close a store twice, or after its hub, closes the backend once."""
-    backend = Stubborn()
-    store = store_on(backend)
-    hub = store.hub
-    store.close()
-    store.close()
-    hub.close()
-    assert backend.closed == 1
-
-
-# ---- how it ends ---------------------------------------------------------------------------------
-
-
-def test_close_loses_what_came_by_it() -> None:
-    """Leases that came by a store are lost with it, as `closed`; those of another store are not."""
-    url = fresh_url()
-    one, two = connect(url), connect(url)
-    mine, other = one.lock("mine").acquire(PATIENCE), two.lock("other").acquire(PATIENCE)
-    one.close()
-    assert not mine.held and mine.lost.reason == "closed"
-    assert other.held and not other.lost
-    two.close()
-    assert not other.held and other.lost.reason == "closed"
-
-
-def test_close_leaves_the_record() -> None:
-    """A lease lost by a close is not released: its work may still run, so its record lasts for the ttl."""
-    url = fresh_url()
-    with connect(url) as onlooker:
-        store = connect(url)
-        store.lock("job").acquire(PATIENCE)
-        store.close()
-        assert onlooker.status("job").held
-
-
-def test_closed_store_is_refused() -> None:
-    """A closed store answers nothing, and says to connect again."""
-    store = connect(fresh_url())
-    lock = store.lock("job")
-    store.close()
-    asks: list[Callable[[], object]] = [
-        lambda: store.hub, lambda: store.status("job"), lambda: store.list(), lambda: store.lock("other"),
-        lambda: next(store.watch("job")), lambda: lock.acquire(1),
-    ]  # fmt: skip
-    for ask in asks:
-        with pytest.raises(StoreUnavailable, match="was closed; connect again"):
-            ask()
-
-
-def test_with_closes_it() -> None:
-    """The end of a `with` body closes the store, after an error too, which passes."""
-    with connect(fresh_url()) as store:
-        hub = store.hub
-    assert hub.closed
-    store = connect(fresh_url())
-    hub = store.hub
-    with pytest.raises(KeyError), store:
-        raise KeyError
-    assert hub.closed
-
-
-def test_async_with_closes_it() -> None:
-    """The end of an `async with` body closes the store, after an error too, which passes."""
-
-    async def body(error: Exception | None) -> Hub:
-        async with connect(fresh_url()) as store:
-            hub = store.hub
-            hubs.append(hub)
-            if error is not None:
-                raise error
-        return hub
-
-    hubs: list[Hub] = []
-    assert asyncio.run(body(None)).closed
-    with pytest.raises(KeyError):
-        asyncio.run(body(KeyError()))
-    assert [hub.closed for hub in hubs] == [True, True]
-
-
-# ---- a look --------------------------------------------------------------------------------------
-
-
-def test_status_shows_the_tenure() -> None:
-    """A held lock shows its holder, token, ttl, times, metadata and claim."""
-    store = store_on()
-    with store.lock("job", ttl=20, holder="web-1", metadata={"port": "80"}, timeout=PATIENCE) as lease:
+def test_status_of_a_held_lock() -> None:
+    """It says who holds, by which token, for how long, since when, and what the holder shows."""
+    clock = ManualClock()
+    store = store_on(clock=clock)
+    wall = clock().wall
+    with store.lock("job", holder="web-3", ttl=9.0, metadata={"a": "b"}) as lease:
+        clock.advance(2.0)
         seen = store.status("job")
-        assert (seen.name, seen.held, seen.holder, seen.ttl) == ("job", True, "web-1", 20)
-        assert seen.token == lease.token and seen.metadata == {"port": "80"}
-        assert seen.claim and seen.acquired is not None and seen.renewed is not None
-        assert seen.renewed >= seen.acquired
-    free = store.status("job")
-    assert (free.held, free.holder, free.token, free.claim) == (False, None, None, None)
+        assert seen == Status(
+            "job", True, "web-3", lease.token, 9.0, wall, wall, seen.expires_in, None, {"a": "b"}, seen.claim
+        )
+        assert seen.claim == lease._tenure.machine.claim_id
+        # The clocks of this test are nobody's boot, unless the host tells it.
+        assert seen.expires_in is None or seen.expires_in == pytest.approx(7.0)
+    assert store.status("job") == Status("job", False)
 
 
-def test_list_is_by_prefix_and_name() -> None:
-    """`list` shows the locks whose names begin so, in the order of their names."""
+def test_status_where_release_leaves_a_record() -> None:
+    """A free record is shown as free, with the time of the release and its successor, if it names one."""
+    clock = ManualClock()
+    store = store_on(memory("zookeeper"), clock=clock)
+    lease = store.lock("job", ttl=9.0).acquire()
+    clock.advance(1.0)
+    wall = clock().wall
+    lease._tenure.release(successor="web-4")
+    until(lambda: not store.status("job").held)
+    assert store.status("job") == Status("job", False, successor="web-4", renewed=wall)
+
+
+def test_expiry_is_known_on_this_host() -> None:
+    """Where the store is on this host the time left is known at one look; elsewhere it is not."""
     store = store_on()
-    leases = [store.lock(name).acquire(PATIENCE) for name in ("web/b", "web/a", "db/a")]
-    assert [found.name for found in store.list()] == ["db/a", "web/a", "web/b"]
-    assert [found.name for found in store.list("web/")] == ["web/a", "web/b"]
-    assert store.list("nothing/") == []
-    for lease in leases:
-        lease.release()
+    if store.hub.boot is None:
+        pytest.skip("this host does not tell its boot")
+    with store.lock("job", ttl=9.0):
+        left = store.status("job").expires_in
+        assert left is not None and 8.0 < left <= 9.0
+    elsewhere = store_on(memory("etcd"))
+    with elsewhere.lock("job", ttl=9.0):
+        assert elsewhere.status("job").expires_in is None
 
 
-def test_foreign_record_is_left_out_of_list_and_shown_by_scan() -> None:
-    """What is not ours is refused by `scan` in its place, left out by `list`, and raised by `status`."""
+def test_broken_lock_is_held_by_nobody() -> None:
+    """A lock that was broken is shown as held until its ttl has passed."""
     store = store_on()
-    with store.lock("ours", timeout=PATIENCE):
-        inner(store).write_foreign("foreign", b"not a record")
-        kinds = [type(found) for found in store.scan()]
-        assert sorted(kind.__name__ for kind in kinds) == ["RecordRefused", "Status"]
-        assert [found.name for found in store.list()] == ["ours"]
-        with pytest.raises(RecordRefused, match="foreign"):
-            store.status("foreign")
+    lease = store.lock("job").acquire()
+    break_(store, "job")
+    seen = store.status("job")
+    assert (seen.held, seen.holder, seen.claim) == (True, "operator", "")
+    lease.release()
+    assert store.status("job").held
 
 
-@pytest.mark.parametrize("timeout", [0, -1, None, float("nan"), float("inf")])
-def test_look_needs_a_timeout(timeout: float | None) -> None:
-    """A look waits for a positive number of seconds, and anything else is refused before it is asked."""
+def test_list_is_by_name() -> None:
+    """All locks with a prefix, sorted; what is not ours is left out of the list, and shown by the scan."""
+    backend = memory()
+    store = store_on(backend)
+    for name in ("b/2", "a/1", "b/1", "b/3"):
+        Lock(name, store=store).acquire()
+    backend.write_foreign("b/2", b"mine!")
+    assert [each.name for each in store.list()] == ["a/1", "b/1", "b/3"]
+    assert [each.name for each in store.list("b/")] == ["b/1", "b/3"]
+    assert store.list("c") == []
+    found = list(store.scan("b/"))
+    assert [type(each) for each in found] == [Status, RecordRefused, Status]
+    store.close()
+
+
+def test_looks_have_a_timeout() -> None:
+    """A store that does not answer ends a look in time; a timeout that cannot work is refused."""
     backend = Stubborn()
     store = store_on(backend)
-    with pytest.raises(ConfigurationError, match="is not a positive number of seconds"):
-        store.status("job", timeout=timeout)
-    with pytest.raises(ConfigurationError, match="is not a positive number of seconds"):
-        store.list(timeout=timeout)
-    assert backend.calls == []
+    backend.silent = True
+    began = time.monotonic()
+    for look in (lambda: store.status("job", timeout=0.05), lambda: store.list(timeout=0.05)):
+        with pytest.raises(StoreUnavailable):
+            look()
+    assert time.monotonic() - began < 5
+    bad: Any
+    for bad in (0, -1, None, float("nan"), "1", True):
+        with pytest.raises(ConfigurationError, match="timeout="):
+            store.status("job", timeout=bad)
+        with pytest.raises(ConfigurationError):
+            next(store.watch("job", poll=bad))
 
 
-def test_expires_in_counts_down_on_this_host(tmp_path: Path) -> None:
-    """In a file on this host a held record shows how long it lasts, never more than its ttl."""
-    with connect(f"sqlite://{tmp_path}/leases.db") as store:
-        assert store.status("job").expires_in is None
-        with store.lock("job", ttl=30, timeout=PATIENCE):
-            first = store.status("job").expires_in
-            second = store.status("job").expires_in
-            if store.hub.boot is None:
-                pytest.skip("the boot of this host has no identity")
-            assert first is not None and second is not None and 0 < second < first <= 30
-        assert store.status("job").expires_in is None
-
-
-def test_expires_in_is_unknown_in_another_boot(tmp_path: Path) -> None:
-    """The clock of another boot says nothing here, so no time is shown."""
-    with connect(f"sqlite://{tmp_path}/leases.db") as store, store.lock("job", timeout=PATIENCE):
-        store.hub.boot = "another"
-        assert store.status("job").held and store.status("job").expires_in is None
-
-
-# ---- watching ------------------------------------------------------------------------------------
-
-
-def _hear(store: Store, poll: float) -> queue.SimpleQueue[Status]:
-    """What a watch of a thread of its own yields, until the lock has metadata that says to end."""
-    heard: queue.SimpleQueue[Status] = queue.SimpleQueue()
-
-    def follow() -> None:
-        for seen in store.watch("job", poll=poll):
-            heard.put(seen)
-            if seen.metadata == {"end": "now"}:
-                return
-
-    threading.Thread(target=follow, daemon=True).start()
-    return heard
-
-
-def test_watch_yields_now_and_after_each_change() -> None:
-    """The first status comes at once, and each change brings another by a hint, long before the poll."""
-    store = store_on()
-    heard = _hear(store, poll=10 * PATIENCE)
-    assert not heard.get(timeout=PATIENCE).held
-    lease = store.lock("job", holder="web-1").acquire(PATIENCE)
-    assert heard.get(timeout=PATIENCE).holder == "web-1"
-    lease.release()
-    assert not heard.get(timeout=PATIENCE).held
-    lease = store.lock("job", metadata={"end": "now"}).acquire(PATIENCE)
-    assert heard.get(timeout=PATIENCE).metadata == {"end": "now"}
-    lease.release()
-
-
-def test_watch_finds_what_no_hint_told() -> None:
-    """Where no hint comes, it looks after each poll, and shows only what has changed."""
+def test_watch_shows_every_state() -> None:
+    """The first state at once, then every change, without being asked for the same twice."""
     backend = Stubborn()
     store = store_on(backend)
-    lease = store.lock("job").acquire(PATIENCE)
-    watching = store.watch("job", poll=0.01)
-    assert next(watching).held
-    for watch in list(inner(store)._watches):
-        watch.close()
-    reads = sum(kind == "read" for kind, _, _ in backend.calls)
-    threading.Timer(0.1, break_, (store, "job"), {"now": True}).start()
-    assert not next(watching).held
-    assert sum(kind == "read" for kind, _, _ in backend.calls) > reads
-    watching.close()
+    other = another_process(store)
+    seen: list[Status] = []
+    shown = threading.Semaphore(0)
+
+    def watch() -> None:
+        for status in store.watch("job", poll=60):
+            seen.append(status)
+            shown.release()
+            if len(seen) == 4:
+                break
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    shown.acquire()
+    lease = other.lock("job", holder="web-3").acquire()
+    shown.acquire()
+    lease.update({"a": "b"})
+    shown.acquire()
     lease.release()
+    shown.acquire()
+    thread.join(10)
+    assert [status.held for status in seen] == [False, True, True, False]
+    assert seen[2].metadata == {"a": "b"} and seen[1].token == seen[2].token == lease.token
+    until(lambda: backend.watching == 0)
 
 
-def test_watch_ends_with_its_generator() -> None:
-    """A generator that is closed leaves no watch open in the store."""
+def test_watch_looks_without_hints() -> None:
+    """S13: where no hint comes, a change is seen at the next look."""
     backend = Stubborn()
-    watching = store_on(backend).watch("job")
-    next(watching)
-    assert backend.watching == 1
+    store = store_on(backend)
+    watching = store.watch("job", poll=0.02)
+    assert next(watching).held is False
+    backend.inner._store.watches.clear()
+    with another_process(store).lock("job"):
+        assert next(watching).held is True
     watching.close()
     assert backend.watching == 0
 
 
-# ---- what it is ----------------------------------------------------------------------------------
-
-
-def test_repr_shows_no_secrets() -> None:
-    """A store shows the identity that its backend made for people, not its URL, and whether it is closed."""
-    store = Store(Hub(Stubborn(), "memory:?password=hunter2"))
-    assert repr(store) == f"<Store {store.hub.backend.identity}>"
-    store.close()
-    assert repr(store).endswith(" closed>") and "hunter2" not in repr(store)
-
-
-def test_store_stays_in_its_process() -> None:
-    """A connected store is not copied or sent elsewhere, and says what to do instead."""
+def test_watch_ends_with_its_store() -> None:
+    """After the close a watch says that its store was closed."""
     store = store_on()
-    for send in (pickle.dumps, copy.copy):
-        with pytest.raises(TypeError, match="connect anew"):
-            send(store)
+    watching = store.watch("job", poll=0.02)
+    next(watching)
+    store.close()
+    with pytest.raises(StoreUnavailable, match="was closed"):
+        next(watching)
 
 
-def test_store_makes_locks_on_itself() -> None:
-    """`Store.lock` takes the options of `Lock`, and refuses a ttl that the store cannot keep."""
+def test_watch_of_what_is_not_ours() -> None:
+    """A foreign record is refused by the watch too."""
+    backend = memory()
+    backend.write_foreign("job", b"mine!")
+    with pytest.raises(RecordRefused):
+        next(store_on(backend).watch("job"))
+    with pytest.raises(ConfigurationError):
+        next(store_on().watch(""))
+
+
+def test_closed_store_says_so() -> None:
+    """Everything that is asked of a closed store says that it was closed, and what to do."""
+    store = store_on()
+    store.close()
+    for call in (
+        lambda: store.status("job"),
+        lambda: store.list(),
+        lambda: next(store.watch("job")),
+        lambda: store.lock("job"),
+        lambda: Lock("job", store=store),
+    ):
+        with pytest.raises(StoreUnavailable, match="was closed; connect again"):
+            call()
+    assert repr(store).endswith(" closed>")
+
+
+def test_store_is_a_context_manager_in_both_colours() -> None:
+    """It is closed at the end, by an error too."""
+    import asyncio
+
+    with pytest.raises(KeyError), store_on() as store:
+        raise KeyError
+    assert repr(store).endswith(" closed>")
+
+    async def main() -> Store:
+        async with store_on() as store, store.lock("job") as lease:
+            assert lease.held
+        return store
+
+    assert repr(asyncio.run(main())).endswith(" closed>")
+
+
+def test_store_is_not_carried_to_another_process() -> None:
+    """Pickling is refused with the next step."""
+    with pytest.raises(TypeError, match="connect anew in the other one"):
+        pickle.dumps(store_on())
+
+
+def test_shown_traits_are_the_backends() -> None:
+    """A store says what it promises."""
+    backend = memory("zookeeper")
+    assert store_on(backend).traits is backend.traits
+
+
+def test_store_made_of_a_hub_counts_once() -> None:
+    """A store that is dropped without a close keeps the connection; one that is closed lets go of it."""
     backend = Stubborn()
-    backend.traits = replace(backend.traits, least_ttl=5.0)
-    store = store_on(backend)
-    lease: Lease = store.lock("job", holder="web-1").acquire(PATIENCE)
-    assert lease.holder == "web-1" and store.status("job").held
-    lease.release()
-    with pytest.raises(ConfigurationError, match="ttl=1 s is below the 5 s"):
-        store.lock("other", ttl=1)
+    hub = Hub(backend)
+    one, two = Store(hub), Store(hub)
+    one.close()
+    assert backend.closed == 0
+    two.close()
+    assert backend.closed == 1
+
+
+def test_everything_public_is_there() -> None:
+    """What `leases` promises to export exists, and nothing is loaded before it is asked for."""
+    import subprocess
+    import sys
+
+    for name in leases.__all__:
+        assert getattr(leases, name).__name__ == name
+    assert set(leases.__all__) <= set(dir(leases))
+    with pytest.raises(AttributeError):
+        leases.nothing  # noqa: B018
+    code = "import leases, sys; print([m for m in sys.modules if m.startswith('leases.')])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
