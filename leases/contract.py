@@ -10,9 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Protocol
 
+from leases.errors import StoreError
 from leases.record import Claim
 
 
@@ -30,6 +32,7 @@ class Traits:
         local: the store lives on this host alone, so instants of its boot clock may be compared.
         watches: `Backend.watch` tells of a change within milliseconds.
         least_ttl: the shortest ttl in seconds that makes sense here.
+        token_source: where fencing tokens come from, for people.
         failover: the worst time from a holder's death to its successor, as a formula for people.
         restore: what a restore from backup does to versions and tokens, for people.
     """
@@ -41,6 +44,7 @@ class Traits:
     local: bool = False
     watches: bool = True
     least_ttl: float = 1.0
+    token_source: str = "counted up in the record from the store's own numbers"
     failover: str = "ttl + one round trip"
     restore: str = "versions go back: restore with all clients stopped"
 
@@ -122,6 +126,31 @@ class Refused:
 Outcome = Applied | Conflict | Unknown
 
 
+class Verdict(Enum):
+    """What a finding means for whoever wants to lock something here."""
+
+    GOOD = "good"
+    DOUBTFUL = "doubtful"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that an examination of a store found out.
+
+    Attributes:
+        subject: what was looked at, in a word or two: "version", "health", "permission to write".
+        verdict: bad means that locks will not work; doubtful, that they may not work as expected.
+        text: what was found, for people.
+        advice: what to do about it, where something is to be done.
+    """
+
+    subject: str
+    verdict: Verdict
+    text: str
+    advice: str = ""
+
+
 class Watch(Protocol):
     """Hints under way; closing it ends them. Closing twice, or from within a hint, is harmless."""
 
@@ -174,6 +203,26 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of connections and threads. Records stay. Calls after it raise `StoreUnavailable`."""
+
+    def remove(self, seen: Slot, timeout: float) -> Outcome:
+        """Delete the record altogether, if exactly the version of `seen` stands there.
+
+        Where release leaves a record, versions may start anew after it: only with all clients stopped.
+        Where release deletes, this is a release.
+        """
+        return self.swap(seen, None, timeout)
+
+    def examine(self, timeout: float) -> Iterator[Finding]:
+        """What can be found out about the store: its version and health, and what we may do in it.
+
+        It writes nothing that stays. What cannot be reached or is refused is a finding, not an error.
+        """
+        try:
+            self.read("leases-examination", timeout)
+        except StoreError as error:
+            yield Finding("reach", Verdict.BAD, str(error))
+        else:
+            yield Finding("reach", Verdict.GOOD, f"{self.identity} answers")
 
     def forked(self) -> None:  # noqa: B027 - most stores have something to drop, a memory store has not
         """In the child of a fork: drop what was inherited, without a goodbye on the wire."""

@@ -24,12 +24,27 @@ DEFAULT_URL: Final = "sqlite:"
 
 # The same lines stand in pyproject.toml as entry points, and a test holds the two together.
 OURS: Final[dict[str, str]] = {
+    "consul": "leases_backends.consul:connect",
+    "consuls": "leases_backends.consul:connect",
+    "etcd": "leases_backends.etcd:connect",
+    "etcds": "leases_backends.etcd:connect",
+    "kubernetes": "leases_backends.kubernetes:connect",
     "memory": "leases_backends.memory:connect",
     "sqlite": "leases_backends.sqlite:connect",
+    "zookeeper": "leases_backends.zookeeper:connect",
+    "zookeepers": "leases_backends.zookeeper:connect",
 }
 
 # What to install where a scheme of ours cannot be imported.
-EXTRAS: Final[dict[str, str]] = {}
+EXTRAS: Final[dict[str, str]] = {
+    "consul": "consul",
+    "consuls": "consul",
+    "etcd": "etcd",
+    "etcds": "etcd",
+    "kubernetes": "kubernetes",
+    "zookeeper": "zookeeper",
+    "zookeepers": "zookeeper",
+}
 
 
 def store_url(url: str | None = None) -> str:

@@ -53,9 +53,16 @@ PURE_NAMES: Final = {"leases.clock": frozenset({"Instant"})}
 # The one module that may name the backends of this distribution, for a checkout that is not installed.
 NAMES_BACKENDS: Final = "leases.registry"
 
-# The client library that a backend translates, where it has one: {"leases_backends.etcd": {"grpc"}}.
+# The client library that a backend translates, where it has one.
 # The conformance suite is the one thing that ships and needs pytest.
-CLIENTS: Final[Mapping[str, frozenset[str]]] = {"leases.testing.suite": frozenset({"pytest"})}
+# A store's modules are those named after it, with or without an underscore before and words behind.
+CLIENTS: Final[Mapping[str, frozenset[str]]] = {
+    "leases.testing.suite": frozenset({"pytest"}),
+    "leases_backends.consul": frozenset({"tenacity", "urllib3"}),
+    "leases_backends.etcd": frozenset({"google", "grpc", "tenacity"}),
+    "leases_backends.kubernetes": frozenset({"kubernetes", "tenacity", "urllib3"}),
+    "leases_backends.zookeeper": frozenset({"kazoo", "tenacity"}),
+}
 
 
 def project() -> dict[str, str]:
@@ -142,8 +149,13 @@ def _outer_faults(name: str, target: str) -> Iterator[str]:
     top = target.split(".")[0]
     if name in PURE and target not in PURE_LIBRARY:
         yield f"{name} is pure and imports {target}: let a driver do that, or say why not in PURE_LIBRARY"
-    if top not in sys.stdlib_module_names and top not in CLIENTS.get(name, ()):
+    if top not in sys.stdlib_module_names and top not in _clients_of(name):
         yield f"{name} imports {target}, which is not in the standard library"
+
+
+def _clients_of(name: str) -> frozenset[str]:
+    package, _, module = name.partition(".")
+    return CLIENTS.get(name) or CLIENTS.get(f"{package}.{module.lstrip('_').split('_')[0]}", frozenset())
 
 
 def _of_one_group(mine: tuple[int, str], theirs: tuple[int, str]) -> bool:

@@ -37,6 +37,7 @@ TRAITS: Final = Traits(
     token_from_write=True,
     local=True,
     least_ttl=0.1,
+    token_source="the number of the acquiring write, from one sequence of the file",
     failover="ttl, to the millisecond; a release wakes the next within some 20 ms",
     restore="numbers go back for processes that start afterwards: stop all clients, restore, start them",
 )
