@@ -44,7 +44,7 @@ class Traits:
     local: bool = False
     watches: bool = True
     least_ttl: float = 1.0
-    token_source: str = "counted up in the record from the store's own numbers"  # noqa: S105 - of a fencing token
+    token_source: str = "counted up in the record from the store's own numbers"
     failover: str = "ttl + one round trip"
     restore: str = "versions go back: restore with all clients stopped"
 
