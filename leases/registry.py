@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from leases.errors import ConfigurationError
+from leases.urls import shown
 
 if TYPE_CHECKING:
     from leases.contract import Backend
@@ -63,7 +64,7 @@ def scheme_of(url: str) -> str:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
     if match is None:
         known = ", ".join(sorted(schemes()))
-        raise ConfigurationError(f'"{_shown(url)}" is not a store URL; begin it with one of: {known}')
+        raise ConfigurationError(f'"{shown(url)}" is not a store URL; begin it with one of: {known}')
     scheme = match[1].lower()
     if scheme not in OURS and scheme not in schemes():
         known = ", ".join(sorted(schemes()))
@@ -117,8 +118,3 @@ def _load_entry_point(scheme: str) -> Callable[[str], Backend]:
             f'"{scheme}:" is provided by {point.value}, which cannot be loaded: {error}; mend that package'
         ) from error
     return connect
-
-
-def _shown(url: str) -> str:
-    """A URL for an error message: what could be a password is left out."""
-    return re.sub(r"//[^/]*@", "//…@", url.partition("?")[0])[:200]

@@ -1,10 +1,146 @@
-"""Taking a store's URL apart, without the import of `urllib` that a short command would pay for."""
+"""Taking a store's URL apart, without the import of `urllib` that a short command would pay for.
+
+A password may hold every character that means something in a URL, and people forget to encode it. So whatever
+could be read in two ways is refused, and no error repeats any part of a URL that might be a secret.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from leases.errors import ConfigurationError
+from leases.urls import shown
+
+TLS: Final = ("ca", "cert", "key", "server_name")
+
+# The schemes that speak in the clear, and their twins that do not.
+_SECURE: Final[Mapping[str, str]] = {"consul": "consuls", "etcd": "etcds", "zookeeper": "zookeepers"}
+_SECRET: Final = re.compile("pass|pwd|secret|token|credential|auth|api_?key", re.IGNORECASE)
+_CREDENTIALS: Final = ("password", "token")
+_NAME: Final = re.compile("[a-z][a-z0-9_]{0,30}")
+_HOST: Final = re.compile("[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
+_SECRET_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A store's URL, checked and percent-decoded.
+
+    Attributes:
+        scheme: in lower case.
+        user, password: empty where the URL has none.
+        hosts: name or address (an IPv6 one without its brackets) and port; empty where the URL has none.
+        path: without slashes at its ends.
+        options: the parameters behind the question mark.
+    """
+
+    scheme: str
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    options: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The hosts as `host:port`, IPv6 addresses in brackets."""
+        return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+
+    @property
+    def secure(self) -> bool:
+        """Whether the scheme asks for TLS."""
+        return self.scheme in _SECURE.values()
+
+    @property
+    def shown(self) -> str:
+        """The URL without user, credentials and certificates: what names the store, for everybody alike."""
+        from urllib.parse import quote
+
+        private = {*TLS, *(name for name in self.options if _SECRET.search(name))}
+        options = sorted((name, value) for name, value in self.options.items() if name not in private)
+        query = "&".join(f"{name}={quote(value, safe='/:,')}" for name, value in options)
+        path = f"/{quote(self.path, safe='/')}" if self.path else ""
+        return f"{self.scheme}://{','.join(self.endpoints)}{path}{'?' if query else ''}{query}"
+
+    def secret(self, option: str) -> str:
+        """What the file says that an option like `password_file` names, without the line's end.
+
+        Raises:
+            ConfigurationError: it cannot be read, or it is empty, or not one line of text.
+        """
+        path, fault, text = self.options[option], "", ""
+        try:
+            with open(path, "rb") as file:
+                body = file.read(_SECRET_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{option}={path} cannot be read ({error.strerror}); name a file that this process may read"
+            ) from None
+        except ValueError:
+            raise ConfigurationError(f"{option} holds a character that no path has; mend it") from None
+        try:
+            text = body.decode().strip("\r\n")
+        except UnicodeDecodeError:
+            fault = "is not text in UTF-8"
+        if len(body) > _SECRET_BYTES:
+            fault = f"is over {_SECRET_BYTES} bytes long"
+        elif not fault and (not text or len(text.splitlines()) != 1):
+            fault = "is empty" if not text else "has more than one line"
+        if fault:
+            raise ConfigurationError(f"{option}={path} {fault}; write the secret alone into it")
+        return text
+
+
+def address(url: str, *, port: int, known: Collection[str], need_host: bool = True) -> Address:
+    """A URL of the form `scheme://user:password@host:port,host:port/path?option=value&…`.
+
+    Args:
+        url: its scheme has been looked at already.
+        port: the one of a host that names none.
+        known: the options that this store understands.
+        need_host: refuse a URL without a host.
+
+    Raises:
+        ConfigurationError: it cannot be read, or could be read in two ways. No part of it is repeated that
+            might be a secret.
+    """
+    scheme, _, rest = url.partition(":")
+    fault = _Fault(url)
+    body, mark, query = rest.partition("?")
+    if "#" in url:
+        raise fault.of('it has a "#"', 'write "#" as %23')
+    if "@" in query or (mark and not query):
+        raise fault.of('it has an "@" behind a "?"' if query else 'it ends in "?"', _ENCODE)
+    if body and not body.startswith("//"):
+        raise fault.of('"//" is missing behind the scheme', f"write {scheme}://host…")
+    authority, _, path = body[2:].partition("/")
+    if "@" in path or authority.count("@") > 1:
+        raise fault.of('it has an "@" too many, or in its path', _ENCODE)
+    who, _, where = authority.rpartition("@")
+    user, _, password = who.partition(":")
+    if ":" in password:
+        raise fault.of('there is more than one ":" before the "@"', 'write ":" in a password as %3A')
+    hosts = tuple(_host(part, port, fault) for part in where.split(",")) if where else ()
+    if need_host and not hosts:
+        raise fault.of("it names no host", f"write {scheme}://host:{port}")
+    found = _options(query, known, fault, strict=True)
+    scheme = scheme.lower()
+    if scheme in _SECURE and not found.keys().isdisjoint(TLS):
+        raise fault.of(f'"{scheme}:" does not use TLS', f'write "{_SECURE[scheme]}:"')
+    return Address(
+        scheme,
+        _strictly_decoded(user, fault),
+        _strictly_decoded(password, fault),
+        hosts,
+        _strictly_decoded(path, fault).strip("/"),
+        found,
+    )
+
+
+_ENCODE: Final = 'in user, password, path and values write "/?#@:%" as %2F, %3F, %23, %40, %3A, %25'
 
 
 def split(url: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
@@ -18,15 +154,88 @@ def split(url: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
         ConfigurationError: a parameter that is unknown, doubled, or without a value.
     """
     rest, _, query = url.partition(":")[2].partition("?")
-    options: dict[str, str] = {}
-    for pair in filter(None, query.split("&")):
-        key, _, value = pair.partition("=")
-        if key not in known or key in options or not value:
-            fault = "is given twice" if key in options else "has no value" if key in known else "is unknown"
-            names = ", ".join(sorted(known)) or "none"
-            raise ConfigurationError(f"{url}: the parameter {key!r} {fault}; known here: {names}")
-        options[key] = _decoded(value)
-    return _decoded(rest), options
+    return _decoded(rest), _options(query, known, _Fault(url))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Makes the error of a URL that it may not show."""
+
+    url: str = field(repr=False)
+
+    def of(self, what: str, advice: str) -> ConfigurationError:
+        return ConfigurationError(f"{shown(self.url)}: {what}; {advice}")
+
+
+def _options(query: str, known: Collection[str], fault: _Fault, strict: bool = False) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    names = ", ".join(sorted(known)) or "none"
+    for key, _, _ in pairs:
+        if key in _CREDENTIALS or (key not in known and _SECRET.search(key)):
+            raise fault.of("a secret stands among its parameters", _where_secrets_go(known))
+    found: dict[str, str] = {}
+    for key, equals, value in pairs:
+        if key not in known or key in found or not value:
+            # What is no name may be the rest of a value that holds an "&".
+            is_name = key in known or (equals and _NAME.fullmatch(key))
+            name = f"the parameter {key!r}" if is_name else "a parameter"
+            what = "is given twice" if key in found else "has no value" if key in known else "is unknown"
+            raise fault.of(f"{name} {what}", f"known here: {names}")
+        found[key] = _strictly_decoded(value, fault) if strict else _decoded(value)
+    return found
+
+
+def _where_secrets_go(known: Collection[str]) -> str:
+    files = [f"{name}=FILE" for name in sorted(known) if name.removesuffix("_file") in _CREDENTIALS]
+    if not files:
+        return "this store takes none there, leave it out"
+    named = " or ".join(files)
+    return f"write it into a file and name that in {named}, or put it before the host as user:password@"
+
+
+def _host(text: str, port: int, fault: _Fault) -> tuple[str, int]:
+    if text.startswith("["):
+        host, bracket, after = text[1:].partition("]")
+        if not bracket or (after and not after.startswith(":")) or not _is_ipv6(host):
+            raise fault.of("an IPv6 address in it is not one", "write it as [::1]:port")
+        number = after[1:] if after else None
+    else:
+        host, colon, after = text.partition(":")
+        number = after if colon else None
+        if not _HOST.fullmatch(host):
+            raise fault.of("a host in it is not one", f"{_ENCODE}; separate hosts by commas")
+        host = host.lower()
+    if number is None:
+        return host, port
+    if not (number.isascii() and number.isdecimal() and len(number) <= 5 and 0 < int(number) < 65536):
+        raise fault.of("a port in it is not a number from 1 to 65535", _ENCODE)
+    return host, int(number)
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _strictly_decoded(text: str, fault: _Fault) -> str:
+    if "%" not in text:
+        return text
+    from urllib.parse import unquote_to_bytes
+
+    decoded = None
+    if not re.search("%(?![0-9A-Fa-f]{2})", text):
+        try:
+            decoded = unquote_to_bytes(text).decode()
+        except ValueError:
+            decoded = None
+    if decoded is None or "\0" in decoded:
+        raise fault.of('a "%" in it does not begin a character in UTF-8', 'write "%" itself as %25')
+    return decoded
 
 
 def _decoded(text: str) -> str:

@@ -20,6 +20,7 @@ from leases.contract import Applied, Backend, Notify, Outcome, Slot, Watch
 from leases.errors import ConfigurationError, StoreUnavailable
 from leases.record import Claim
 from leases.testing.cells import Cells, Kind
+from leases.urls import shown
 from leases_backends._url import split
 
 
@@ -34,7 +35,7 @@ def connect(url: str = "memory:") -> Memory:
         kind = Kind(options.get("kind", "memory"))
     except ValueError:
         kinds = ", ".join(kind.value for kind in Kind)
-        raise ConfigurationError(f"{url}: unknown kind {options['kind']!r}; known: {kinds}") from None
+        raise ConfigurationError(f"{shown(url)}: the kind is unknown; known: {kinds}") from None
     with _stores_mutex:
         store = _stores.setdefault((path, kind), _Store(kind))
     query = "" if kind is Kind.MEMORY else f"?kind={kind.value}"

@@ -26,6 +26,7 @@ from typing import Final
 from leases.contract import Applied, Backend, Conflict, Notify, Outcome, Slot, Traits, Unknown, Watch
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
+from leases.urls import shown
 from leases_backends._paths import check_filesystem, read_mounts, state_directory
 from leases_backends._sqlite_file import CommitDoubt, File, Row, file_at
 from leases_backends._sqlite_watch import watcher_of
@@ -56,23 +57,27 @@ def connect(url: str = "sqlite:") -> Sqlite:
     rest, _ = split(url)
     path = _path(url, rest) if rest else os.path.join(state_directory(), "leases.db")
     if os.path.isdir(path):
-        raise ConfigurationError(f"{url}: {path} is a directory; name a file in it")
+        raise ConfigurationError(f"{shown(url)}: {path} is a directory; name a file in it")
     check_filesystem(path, read_mounts())
     return Sqlite(file_at(path, private=not rest), f"sqlite://{os.path.realpath(path)}")
 
 
 def _path(url: str, rest: str) -> str:
     if rest == ":memory:":
-        raise ConfigurationError(f"{url} would lock nobody out; use memory: for a store inside this process")
+        raise ConfigurationError(
+            f"{shown(url)} would lock nobody out; use memory: for a store inside this process"
+        )
     if rest.startswith("//"):
         rest = rest[2:]
         if not rest.startswith("/"):
-            raise ConfigurationError(f"{url} names a host; use sqlite:///absolute/path or sqlite:a/path")
+            raise ConfigurationError(
+                f"{shown(url)} names a host; use sqlite:///absolute/path or sqlite:a/path"
+            )
         rest = "/" + rest.lstrip("/")
         if os.name == "nt" and rest[2:3] == ":":
             rest = rest[1:]
     if rest.endswith(("/", os.sep)):
-        raise ConfigurationError(f"{url} names a directory; name a file in it")
+        raise ConfigurationError(f"{shown(url)} names a directory; name a file in it")
     return os.path.abspath(os.path.expanduser(rest))
 
 
