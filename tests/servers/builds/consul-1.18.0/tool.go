@@ -1,0 +1,4 @@
+//go:build tools
+
+package t
+import _ "github.com/hashicorp/consul"

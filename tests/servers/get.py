@@ -1,0 +1,128 @@
+"""Where a server for the tests is had: `python -m servers.get` (or `make servers`) gets all that tests want.
+
+Tried in this order: an address in the environment (LEASES_TEST_ETCD=etcd://…); a Docker engine with the
+official image (`SERVERS=docker` insists on it); a program of the wanted version on PATH or in the cache; built.
+Tests never build: they would wait for minutes inside a time limit of their own. LEASES_VERSIONS=old asks for
+the oldest versions that we support.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from servers.build import Missing, build, built, tool
+from servers.table import SERVERS, Versions, Wanted, variable, wanted
+
+__all__ = ["Missing", "Program", "address", "insists_on_docker", "java", "program", "versions"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A server that can be started: its program (of ZooKeeper the folder of its jars) and its version."""
+
+    server: str
+    version: str
+    path: Path
+
+
+def versions() -> Versions:
+    """Which column of the table is asked for: LEASES_VERSIONS, `new` unless it says `old`."""
+    said = os.environ.get("LEASES_VERSIONS", "new")
+    if said not in ("new", "old"):
+        raise ValueError(f"LEASES_VERSIONS is {said!r}; set it to new or old")
+    return cast(Versions, said)
+
+
+def address(server: str) -> str | None:
+    """The leases URL of a server that somebody runs for the tests, if the environment names one."""
+    return os.environ.get(variable(server)) or None
+
+
+def insists_on_docker() -> bool:
+    """Whether nothing but containers will do: SERVERS=docker."""
+    return os.environ.get("SERVERS") == "docker"
+
+
+@functools.cache
+def program(server: str, of: Versions | None = None) -> Program:
+    """A program that is here already, for a server of the test's own.
+
+    Raises:
+        Missing: it is not here, or SERVERS=docker.
+    """
+    line = wanted(server, of or versions())
+    if insists_on_docker():
+        raise Missing(
+            f"SERVERS=docker, and this test starts {line.name} as a process; unset SERVERS to run it"
+        )
+    path = built(line) or _on_path(line)
+    if path is None:
+        raise Missing(f"{line.name} is not here; run 'make servers', which gets it")
+    return Program(server, line.version, path)
+
+
+@functools.cache
+def java() -> str:
+    """The Java that runs ZooKeeper.
+
+    Raises:
+        Missing: there is none.
+    """
+    found = tool("java")
+    if found is None:
+        raise Missing(
+            "ZooKeeper needs 'java', which is not here; install a JRE (on Debian: default-jre-headless)"
+        )
+    return found
+
+
+def _on_path(line: Wanted) -> Path | None:
+    """A program of exactly the wanted version; jars have no place on PATH."""
+    found = tool(line.program)
+    if found is None or not Path(found).is_file():
+        return None
+    try:
+        told = subprocess.run([found, *line.asks], capture_output=True, text=True, timeout=20.0).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return Path(found) if re.search(rf"\bv?{re.escape(line.version)}\b", told) else None
+
+
+def _get(line: Wanted) -> str:
+    """Have one server here; a sentence about how."""
+    if (at := address(line.server)) is not None:
+        return f"the one at {variable(line.server)}" if at else ""
+    path = built(line) or _on_path(line) or build(line)
+    if line.server == "zookeeper":
+        java()
+    return str(path)
+
+
+def main() -> int:
+    """Get the servers named (all by default); what cannot be had is said, and fails only in CI."""
+    parser = argparse.ArgumentParser(
+        prog="python -m servers.get", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("server", nargs="*", choices=[*SERVERS, []], help="which; all of them by default")
+    asked = parser.parse_args().server or SERVERS
+    missing = 0
+    for server in asked:
+        line = wanted(server, versions())
+        try:
+            print(f"servers: {line.name}: {_get(line)}", flush=True)
+        except Missing as error:
+            missing += 1
+            print(f"servers: {error}", file=sys.stderr, flush=True)
+    return 1 if missing and os.environ.get("CI") == "true" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The servers that the tests run against: which versions, and where each comes from.
+
+A new version is a new line here and a folder `builds/SERVER-VERSION` with its recipe: `go.mod` and
+`go.sum` of a module that requires the server, or the `pom.xml` that names its jars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+BUILDS: Final = Path(__file__).parent / "builds"
+
+Versions = Literal["new", "old"]
+
+
+@dataclass(frozen=True)
+class Go:
+    """Built from published modules: the main package, and what the linker is to set."""
+
+    package: str
+    set: str = ""
+
+
+@dataclass(frozen=True)
+class Maven:
+    """Jars, copied into `lib`."""
+
+
+@dataclass(frozen=True)
+class Debian:
+    """Taken out of packages, which are not installed: `files` are patterns inside them, put into `into`."""
+
+    packages: tuple[str, ...]
+    files: tuple[str, ...]
+    into: str = "."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One server in one version.
+
+    `program` is what there is to find: a file's name on PATH and in the cache, or the cache's folder of jars.
+    `image` is the official one; `asks` are the arguments that make the program tell its version.
+    """
+
+    server: str
+    version: str
+    program: str
+    source: Go | Maven | Debian
+    image: str
+    asks: tuple[str, ...] = ("--version",)
+    takes: str = "a minute"
+
+    @property
+    def name(self) -> str:
+        """`etcd-3.7.3`: the folder in the cache, and the one with the recipe."""
+        return f"{self.server}-{self.version}"
+
+    @property
+    def recipe(self) -> Path:
+        return BUILDS / self.name
+
+
+SERVERS: Final = ("etcd", "zookeeper", "consul", "kubernetes")
+
+_GIT_VERSION: Final = "k8s.io/component-base/version.gitVersion"  # without it the server says version 0.0.0
+_APISERVER: Final = "k8s.io/kubernetes/cmd/kube-apiserver"
+_JARS: Final = ("zookeeper", "zookeeper-jute", "netty-*", "slf4j-api", "slf4j-simple", "metrics-core")
+
+TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
+    "new": (
+        Wanted(
+            "etcd", "3.7.3", "etcd", Go("go.etcd.io/etcd/server/v3"), "gcr.io/etcd-development/etcd:v3.7.3"
+        ),
+        Wanted("zookeeper", "3.9.4", "lib", Maven(), "zookeeper:3.9.4", takes="seconds"),
+        Wanted(
+            "consul",
+            "1.21.0",
+            "consul",
+            Go("github.com/hashicorp/consul"),
+            "hashicorp/consul:1.21.0",
+            asks=("version",),
+            takes="five minutes",
+        ),
+        Wanted(
+            "kubernetes",
+            "1.37.2",
+            "kube-apiserver",
+            Go(_APISERVER, f"{_GIT_VERSION}=v1.37.2"),
+            "registry.k8s.io/kube-apiserver:v1.37.2",
+            takes="five minutes",
+        ),
+    ),
+    "old": (
+        Wanted(
+            "etcd",
+            "3.4.23",
+            "etcd",
+            Debian(("etcd-server=3.4.23*",), ("usr/bin/etcd",)),
+            "gcr.io/etcd-development/etcd:v3.4.23",
+            takes="seconds",
+        ),
+        Wanted(
+            "zookeeper",
+            "3.8.0",
+            "lib",
+            Debian(
+                (
+                    "libzookeeper-java=3.8.0*",
+                    "libnetty-java",
+                    "libslf4j-java",
+                    "libdropwizard-metrics-java",
+                    "libsnappy-java",
+                    "libcommons-io-java",
+                ),
+                tuple(f"usr/share/java/{jar}.jar" for jar in (*_JARS, "snappy-java", "commons-io")),
+                into="lib",
+            ),
+            "zookeeper:3.8.0",
+            takes="seconds",
+        ),
+        Wanted(
+            "consul",
+            "1.18.0",
+            "consul",
+            Go("github.com/hashicorp/consul"),
+            "hashicorp/consul:1.18.0",
+            asks=("version",),
+            takes="five minutes",
+        ),
+        Wanted(
+            "kubernetes",
+            "1.32.2",
+            "kube-apiserver",
+            Go(_APISERVER, f"{_GIT_VERSION}=v1.32.2"),
+            "registry.k8s.io/kube-apiserver:v1.32.2",
+            takes="five minutes",
+        ),
+    ),
+}
+
+
+def wanted(server: str, versions: Versions = "new") -> Wanted:
+    """The line of the table; KeyError for a server that is not in it."""
+    for line in TABLE[versions]:
+        if line.server == server:
+            return line
+    raise KeyError(server)
+
+
+def variable(server: str) -> str:
+    """The environment variable that may hold the address of a running one: LEASES_TEST_ETCD."""
+    return f"LEASES_TEST_{server.upper()}"
