@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+import stores
 from hands import Hands, Tasks, Threads
+from stores import site as site
 
 # Who starts the tests in the background, or under nohup, has some signals ignored, and every process of ours
 # would inherit that: the tests are about what happens when they come.
@@ -31,3 +33,14 @@ def hands(request: pytest.FixtureRequest) -> Iterator[Hands]:
     made: Hands = request.param()
     yield made
     made.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every kind of store has a mark of its own."""
+    for kind in stores.STORES:
+        config.addinivalue_line("markers", f"{kind.name}: runs on this kind of store")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m etcd` is every test that needs an etcd."""
+    stores.mark(items)

@@ -1,4 +1,4 @@
-"""A store in memory that can be told to misbehave, and what tests need around it."""
+"""A store that can be told to misbehave, in memory or wherever else, and what tests need around it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any, Final
 from leases.contract import Applied, Backend, Conflict, Notify, Outcome, Slot, Unknown, Watch
 from leases.errors import StoreUnavailable
 from leases.hub import Hub
-from leases.record import Claim, encode
+from leases.record import Claim
 from leases.store import Store
 from leases_backends.memory import Memory, connect
+
+PATIENCE: Final = 10.0  # seconds after which something has hung
 
 _count = itertools.count()
 
@@ -32,7 +34,7 @@ def memory(kind: str = "memory") -> Memory:
 
 
 class Stubborn(Backend):
-    """A memory store behind switches.
+    """A store behind switches, by default one in memory.
 
     Attributes:
         down: calls are answered with `StoreUnavailable`, at once; swaps with `Unknown`.
@@ -44,8 +46,8 @@ class Stubborn(Backend):
         watching: how many watches are open.
     """
 
-    def __init__(self, kind: str = "memory") -> None:
-        self.inner: Memory = memory(kind)
+    def __init__(self, kind: str = "memory", *, inner: Backend | None = None) -> None:
+        self.inner: Backend = memory(kind) if inner is None else inner
         self.traits = self.inner.traits
         self.identity = self.inner.identity
         self.down = self.silent = False
@@ -111,13 +113,13 @@ def store_on(backend: Backend | None = None, **options: Any) -> Store:
 
 
 def another_process(store: Store) -> Store:
-    """The same store as another process would see it: a hub of its own, with queues of its own."""
+    """The same memory store as another process would see it: a hub of its own, with queues of its own."""
     backend = connect(inner(store).identity)
     backend.traits = inner(store).traits
     return Store(Hub(backend, clock=store.hub.clock))
 
 
-def until(fact: Callable[[], object], patience: float = 10.0) -> None:
+def until(fact: Callable[[], object], patience: float = PATIENCE) -> None:
     """Wait until something is so; for what no event tells."""
     end = time.monotonic() + patience
     while not fact():
@@ -142,17 +144,23 @@ def inner(store: Store) -> Memory:
 
 def intrude(store: Store, name: str) -> None:
     """Somebody else's claim stands there suddenly, as if the protocol had been broken."""
-    claim = inner(store).read(name, 1).claim
-    assert claim is not None
-    inner(store).write_foreign(name, encode(replace(claim, id=f"{int(claim.id, 16) ^ 1:032x}")))
+    _overwrite(store, name, lambda claim: replace(claim, id=f"{int(claim.id, 16) ^ 1:032x}"))
 
 
 def break_(store: Store, name: str, *, now: bool = False) -> None:
     """Somebody breaks the lock: a held record of no claim, or none at all."""
-    slot = inner(store).read(name, 1)
-    assert slot.claim is not None
-    claim = None if now else replace(slot.claim, id="", holder="operator")
-    assert isinstance(inner(store).swap(slot, claim, 1), Applied)
+    _overwrite(store, name, lambda claim: None if now else replace(claim, id="", holder="operator"))
+
+
+def _overwrite(store: Store, name: str, other: Callable[[Claim], Claim | None]) -> None:
+    """Swap something else in for the record that stands there, past all switches."""
+    backend = store.hub.backend
+    backend = backend.inner if isinstance(backend, Stubborn) else backend
+    while True:
+        slot = backend.read(name, PATIENCE)
+        assert slot.claim is not None
+        if isinstance(backend.swap(slot, other(slot.claim), PATIENCE), Applied):
+            return
 
 
 def conflict_untold(kind: str, outcome: Any) -> Any:

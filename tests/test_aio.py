@@ -15,6 +15,7 @@ import pytest
 
 from leases import AcquireTimeout, Lease, Lock, Store, StoreUnavailable, aio
 from leases.contract import Unknown
+from stores import Site, every_store
 from stubborn import SHORT, Stubborn, another_process, fresh_url, leftovers, memory, store_on, until
 
 # ---- cancelled -----------------------------------------------------------------------------------
@@ -114,11 +115,12 @@ def test_cancelled_at_every_await(
     assert place > 1 or scene is handing_over
 
 
+@every_store
 @pytest.mark.parametrize("applied", [False, True])
-def test_cancelled_in_the_middle_of_a_swap(applied: bool) -> None:
+def test_cancelled_in_the_middle_of_a_swap(site: Site, applied: bool) -> None:
     """S26: a swap that is under way when its task is cancelled is found and freed, if it lands."""
-    backend = Stubborn()
-    store = store_on(backend)
+    backend = site.stubborn()
+    store = site.store(backend)
     asked, gate = threading.Event(), threading.Event()
 
     def stall(kind: str, outcome: Any) -> Any:
@@ -137,7 +139,7 @@ def test_cancelled_in_the_middle_of_a_swap(applied: bool) -> None:
         backend.before = stall_before
 
     async def main() -> None:
-        task = asyncio.ensure_future(Lock("job", store=store, ttl=SHORT).acquire_async())
+        task = asyncio.ensure_future(Lock("job", store=store, ttl=site.short).acquire_async())
         await asyncio.to_thread(asked.wait)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -145,18 +147,19 @@ def test_cancelled_in_the_middle_of_a_swap(applied: bool) -> None:
 
     asyncio.run(main())
     gate.set()
-    Lock("job", store=store, ttl=SHORT).acquire(timeout=3 * SHORT).release()
+    Lock("job", store=store, ttl=site.short).acquire(timeout=3 * site.short).release()
     until(lambda: leftovers(store) == [])
 
 
-def test_timeout_around_an_acquire() -> None:
+@every_store
+def test_timeout_around_an_acquire(site: Site) -> None:
     """`asyncio.timeout` and `asyncio.wait_for` end an acquire, and leave nothing behind."""
-    backend = Stubborn()
-    store = store_on(backend)
-    lock = Lock("job", store=store, ttl=SHORT)
+    backend = site.stubborn()
+    store = site.store(backend)
+    lock = Lock("job", store=store, ttl=site.short)
 
     async def main() -> None:
-        lease = await Lock("job", store=another_process(store)).acquire_async()
+        lease = await Lock("job", store=site.another(store)).acquire_async()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await lock.acquire_async()
@@ -171,7 +174,8 @@ def test_timeout_around_an_acquire() -> None:
     assert backend.watching == 0
 
 
-def test_cancelled_while_it_connects() -> None:
+@every_store
+def test_cancelled_while_it_connects(site: Site) -> None:
     """A task cancelled while its lock connects to the store for the first time leaves nothing behind."""
     url = fresh_url()
 
@@ -188,9 +192,10 @@ def test_cancelled_while_it_connects() -> None:
     asyncio.run(main())
 
 
-def test_tasks_that_are_cancelled_at_random() -> None:
+@every_store
+def test_tasks_that_are_cancelled_at_random(site: Site) -> None:
     """Of many tasks some are cancelled at any time; never are two inside, and the others all get in."""
-    store = store_on()
+    store = site.store()
     chance = random.Random(5)
     inside: list[int] = []
     entered: set[int] = set()
@@ -217,9 +222,10 @@ def test_tasks_that_are_cancelled_at_random() -> None:
     until(lambda: leftovers(store) == [])
 
 
-def test_ctrl_c_ends_the_program_and_frees_the_lock() -> None:
+@every_store
+def test_ctrl_c_ends_the_program_and_frees_the_lock(site: Site) -> None:
     """SIGINT in `asyncio.run` cancels the main task: what it held or waited for is let go."""
-    store = store_on()
+    store = site.store()
     held: list[Lease] = []
 
     async def main() -> None:
@@ -237,13 +243,14 @@ def test_ctrl_c_ends_the_program_and_frees_the_lock() -> None:
 # ---- the loop ------------------------------------------------------------------------------------
 
 
-def test_blocked_loop_does_not_lose_the_lease() -> None:
+@every_store
+def test_blocked_loop_does_not_lose_the_lease(site: Site) -> None:
     """S39: the lease is renewed by a thread, though the loop is blocked for longer than the ttl."""
-    store = store_on()
+    store = site.store()
 
     async def main() -> None:
-        async with Lock("job", store=store, ttl=SHORT) as lease:
-            time.sleep(2.5 * SHORT)
+        async with Lock("job", store=store, ttl=site.short) as lease:
+            time.sleep(2.5 * site.short)
             assert lease.held and lease.remaining > 0
             lease.check()
 
@@ -312,17 +319,18 @@ def test_waiting_is_no_busy_loop() -> None:
     assert asyncio.run(main()) < 60
 
 
-def test_lease_outlives_its_loop() -> None:
+@every_store
+def test_lease_outlives_its_loop(site: Site) -> None:
     """A lease acquired in a loop that is closed since is renewed, told of and released all the same."""
-    store = store_on()
+    store = site.store()
 
     async def main() -> tuple[Lease, Lease]:
-        first = await Lock("job", store=store, ttl=SHORT).acquire_async()
-        return first, await Lock("other", store=store, ttl=SHORT).acquire_async()
+        first = await Lock("job", store=store, ttl=site.short).acquire_async()
+        return first, await Lock("other", store=store, ttl=site.short).acquire_async()
 
     lease, other = asyncio.run(main())
     deadline = lease.deadline
-    until(lambda: lease.deadline > deadline + SHORT)
+    until(lambda: lease.deadline > deadline + site.short)
     assert lease.held
     lease.release()
     asyncio.run(other.release_async())
@@ -349,9 +357,10 @@ def test_queue_goes_on_past_a_closed_loop(cancelled: bool) -> None:
     assert leftovers(store) == []
 
 
-def test_both_colours_share_one_queue() -> None:
+@every_store
+def test_both_colours_share_one_queue(site: Site) -> None:
     """Threads and tasks of one process wait in one line."""
-    store = store_on()
+    store = site.store()
     order: list[str] = []
     held = Lock("job", store=store).acquire()
 

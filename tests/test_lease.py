@@ -17,12 +17,11 @@ from leases import AcquireTimeout, ConfigurationError, Lease, LeaseLost, Lock, S
 from leases.contract import Unknown
 from leases.keeper import Keeper
 from leases.testing.clock import ManualClock
+from stores import Site, every_store
 from stubborn import (
     SHORT,
     Stubborn,
-    another_process,
     break_,
-    inner,
     intrude,
     leftovers,
     look,
@@ -91,23 +90,25 @@ def test_jeopardy_is_an_overdue_renewal() -> None:
     assert not lease.held and not lease.jeopardy
 
 
-def test_renewal_moves_the_deadline_and_keeps_the_token() -> None:
+@every_store
+def test_renewal_moves_the_deadline_and_keeps_the_token(site: Site) -> None:
     """S23: a lease is renewed in the background, from the send on; its token and its claim stay."""
-    backend = Stubborn()
-    store = store_on(backend)
-    lease = lease_on(store, ttl=SHORT)
+    backend = site.stubborn()
+    store = site.store(backend)
+    lease = lease_on(store, ttl=site.short)
     first, claim = lease.deadline, store.status("job").claim
-    until(lambda: lease.deadline > first + SHORT)
+    until(lambda: lease.deadline > first + site.short)
     assert lease.held and (store.status("job").token, store.status("job").claim) == (lease.token, claim)
     beats = [claim.beat for _, _, claim in backend.calls if claim is not None]
     assert len(set(beats)) == len(beats) > 3
     lease.release()
 
 
-def test_late_answer_counts_from_its_send() -> None:
+@every_store
+def test_late_answer_counts_from_its_send(site: Site) -> None:
     """S4: an answer that comes late gives the lease no more time than one that comes at once."""
     clock = ManualClock()
-    backend = Stubborn()
+    backend = site.stubborn()
 
     def late(kind: str, outcome: Any) -> Any:
         clock.advance(2.0)
@@ -115,13 +116,14 @@ def test_late_answer_counts_from_its_send() -> None:
 
     backend.after = late
     sent = clock().hold
-    assert lease_on(store_on(backend, clock=clock), ttl=TTL).deadline == sent + V
+    assert lease_on(site.store(backend, clock=clock), ttl=TTL).deadline == sent + V
 
 
-def test_answer_after_the_deadline_is_no_success(hands: Hands) -> None:
+@every_store
+def test_answer_after_the_deadline_is_no_success(site: Site, hands: Hands) -> None:
     """S3: an acquisition whose answer comes after its own deadline is not reported; the next attempt is."""
     clock = ManualClock()
-    backend = Stubborn()
+    backend = site.stubborn()
     late = [True]
 
     def stall(kind: str, outcome: Any) -> Any:
@@ -131,7 +133,7 @@ def test_answer_after_the_deadline_is_no_success(hands: Hands) -> None:
         return outcome
 
     backend.after = stall
-    store = store_on(backend, clock=clock)
+    store = site.store(backend, clock=clock)
     lease = hands.hand()("acquire", Lock("job", store=store, ttl=TTL))
     assert lease.held and lease.remaining == V
     swaps = [call for call in backend.calls if call[0] == "swap"]
@@ -142,9 +144,10 @@ def test_answer_after_the_deadline_is_no_success(hands: Hands) -> None:
 # ---- why it ends ---------------------------------------------------------------------------------
 
 
-def test_another_claim_supersedes(hands: Hands) -> None:
+@every_store
+def test_another_claim_supersedes(site: Site, hands: Hands) -> None:
     """S42: who finds another's claim in the record is lost at once, long before its deadline."""
-    store = store_on()
+    store = site.store()
     lease = lease_on(store, ttl=1.0)
     waiting = hands.hand().wait(lease)
     intrude(store, "job")
@@ -152,16 +155,17 @@ def test_another_claim_supersedes(hands: Hands) -> None:
     assert lease.lost.reason == "superseded"
     at = lease.lost.at
     assert at is not None and at < lease.deadline
-    before = inner(store).read("job", 1)
+    before = site.backend().read("job", 1)
     lease.release()
-    assert inner(store).read("job", 1) == before
+    assert site.backend().read("job", 1) == before
     assert lease.lost.reason == "superseded" and lease.lost.at == at
 
 
+@every_store
 @pytest.mark.parametrize("now", [False, True])
-def test_somebody_breaks_it(hands: Hands, now: bool) -> None:
+def test_somebody_breaks_it(site: Site, hands: Hands, now: bool) -> None:
     """S75: who finds its record broken or gone is lost at once."""
-    store = store_on()
+    store = site.store()
     lease = lease_on(store, ttl=1.0)
     waiting = hands.hand().wait(lease)
     break_(store, "job", now=now)
@@ -202,10 +206,11 @@ def test_store_that_hangs_ends_no_other(hands: Hands) -> None:
     other.release()
 
 
-def test_closing_the_store_ends_it(hands: Hands) -> None:
+@every_store
+def test_closing_the_store_ends_it(site: Site, hands: Hands) -> None:
     """Who closes the store loses the lease, and its record is left to expire."""
-    store = store_on()
-    other = another_process(store)
+    store = site.store()
+    other = site.another(store)
     lease = lease_on(store)
     waiting = hands.hand().wait(lease)
     store.close()
@@ -216,10 +221,11 @@ def test_closing_the_store_ends_it(hands: Hands) -> None:
     assert other.status("job").held
 
 
-def test_release_ends_it(hands: Hands) -> None:
+@every_store
+def test_release_ends_it(site: Site, hands: Hands) -> None:
     """A released lease says so, and since when; closing the store afterwards changes nothing of that."""
     clock = ManualClock()
-    store = store_on(clock=clock)
+    store = site.store(clock=clock)
     lease = lease_on(store)
     waiting = hands.hand().wait(lease)
     at = clock().hold
@@ -232,10 +238,11 @@ def test_release_ends_it(hands: Hands) -> None:
         lease.check()
 
 
+@every_store
 @pytest.mark.parametrize("ended", ["released", "superseded"])
-def test_no_body_begins_under_a_lease_that_has_ended(hands: Hands, ended: str) -> None:
+def test_no_body_begins_under_a_lease_that_has_ended(site: Site, hands: Hands, ended: str) -> None:
     """`with lease:` after its end raises the loss at once, and leaves nothing behind."""
-    store = store_on()
+    store = site.store()
     lease = lease_on(store)
     if ended == "released":
         lease.release()
@@ -248,9 +255,10 @@ def test_no_body_begins_under_a_lease_that_has_ended(hands: Hands, ended: str) -
     until(lambda: leftovers(store) == [])
 
 
-def test_handed_over_lease_is_released(hands: Hands) -> None:
+@every_store
+def test_handed_over_lease_is_released(site: Site, hands: Hands) -> None:
     """Who passes the lock to the next thread has released it; the next one's lease is another."""
-    store = store_on()
+    store = site.store()
     lease = lease_on(store)
     waiting = hands.hand().begin("acquire", Lock("job", store=store))
     until(lambda: store.hub.waiters("job"))
@@ -262,11 +270,12 @@ def test_handed_over_lease_is_released(hands: Hands) -> None:
     following.release()
 
 
-def test_never_held_again() -> None:
+@every_store
+def test_never_held_again(site: Site) -> None:
     """A lost lease stays lost, whatever the store says, and whatever comes late."""
     clock = ManualClock()
-    backend = Stubborn()
-    store = store_on(backend, clock=clock)
+    backend = site.stubborn()
+    store = site.store(backend, clock=clock)
     lease = lease_on(store, ttl=TTL)
     held = threading.Event()
 
@@ -319,11 +328,12 @@ def test_wait_needs_no_keeper(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> 
     assert lease.lost.reason == "expired" and lease.deadline == deadline
 
 
-def test_loss_can_be_awaited() -> None:
+@every_store
+def test_loss_can_be_awaited(site: Site) -> None:
     """`await lease.lost` waits for the end."""
 
     async def main() -> bool:
-        lease = await Lock("job", store=store_on()).acquire_async()
+        lease = await Lock("job", store=site.store()).acquire_async()
         asyncio.get_running_loop().call_later(0.02, lambda: asyncio.ensure_future(lease.release_async()))
         return await lease.lost
 
@@ -406,11 +416,12 @@ def test_on_lost_that_takes_long_delays_nobody() -> None:
     other.release()
 
 
-def test_loss_lets_the_queue_go_on(hands: Hands) -> None:
+@every_store
+def test_loss_lets_the_queue_go_on(site: Site, hands: Hands) -> None:
     """Who waits in this process seeks for itself once the one before it has lost the lock."""
-    store = store_on()
+    store = site.store()
     lost = lease_on(store, ttl=1.0)
-    waiting = hands.hand().begin("acquire", Lock("job", store=store, ttl=SHORT))
+    waiting = hands.hand().begin("acquire", Lock("job", store=store, ttl=site.short))
     until(lambda: store.hub.waiters("job"))
     break_(store, "job", now=True)
     following = waiting.result(PATIENCE)
@@ -424,10 +435,11 @@ def test_loss_lets_the_queue_go_on(hands: Hands) -> None:
 # ---- metadata ------------------------------------------------------------------------------------
 
 
-def test_update_is_committed(hands: Hands) -> None:
+@every_store
+def test_update_is_committed(site: Site, hands: Hands) -> None:
     """New metadata is in the store when `update` returns, and the lease is renewed by it."""
     clock = ManualClock()
-    store = store_on(clock=clock)
+    store = site.store(clock=clock)
     lease = lease_on(store, metadata={"step": "1"})
     first = lease.deadline
     clock.advance(1)
@@ -450,10 +462,11 @@ def test_metadata_is_a_copy(hands: Hands) -> None:
     lease.release()
 
 
-def test_metadata_update_races_renewal(hands: Hands) -> None:
+@every_store
+def test_metadata_update_races_renewal(site: Site, hands: Hands) -> None:
     """S72: an update waits for the renewal in flight, and what was asked for last is what stands there."""
-    backend = Stubborn()
-    store = store_on(backend)
+    backend = site.stubborn()
+    store = site.store(backend)
     lease = lease_on(store, ttl=2.0)
     started, gate = threading.Event(), threading.Event()
 
@@ -475,10 +488,11 @@ def test_metadata_update_races_renewal(hands: Hands) -> None:
     lease.release()
 
 
-def test_update_that_does_not_get_through(hands: Hands) -> None:
+@every_store
+def test_update_that_does_not_get_through(site: Site, hands: Hands) -> None:
     """An update ends with its timeout, or with the lease."""
-    backend = Stubborn()
-    lease = lease_on(store_on(backend), ttl=1.0)
+    backend = site.stubborn()
+    lease = lease_on(site.store(backend), ttl=1.0)
     backend.down = True
     hand = hands.hand()
     with pytest.raises(TimeoutError, match=r"not committed within 0\.05 s"):
@@ -491,9 +505,10 @@ def test_update_that_does_not_get_through(hands: Hands) -> None:
     lease.release()
 
 
-def test_update_of_a_lease_that_another_took(hands: Hands) -> None:
+@every_store
+def test_update_of_a_lease_that_another_took(site: Site, hands: Hands) -> None:
     """An update that meets another's record ends with the loss, and is not taken for committed."""
-    store = store_on()
+    store = site.store()
     lease = lease_on(store)
     intrude(store, "job")
     with pytest.raises(LeaseLost, match="superseded"):
@@ -527,10 +542,11 @@ def test_timeouts_of_a_lease_are_checked(hands: Hands, timeout: Any) -> None:
 # ---- as a value ----------------------------------------------------------------------------------
 
 
-def test_lease_is_a_context_manager(hands: Hands) -> None:
+@every_store
+def test_lease_is_a_context_manager(site: Site, hands: Hands) -> None:
     """`with lock.acquire(timeout=1) as lease:` releases at the end, and raises its loss."""
     clock = ManualClock()
-    store = store_on(clock=clock)
+    store = site.store(clock=clock)
     hand = hands.hand()
     lease = hand("acquire", Lock("job", store=store))
     assert hand("enter", lease) is lease
@@ -577,10 +593,11 @@ def test_repr_tells_what_is_so() -> None:
     assert repr(lease.lost) == "<Loss released>"
 
 
-def test_unknown_renewal_counts_when_it_is_seen() -> None:
+@every_store
+def test_unknown_renewal_counts_when_it_is_seen(site: Site) -> None:
     """S23: renewals whose answers are lost count once a witness shows them, from their own send."""
-    backend = Stubborn()
-    store = store_on(backend)
+    backend = site.stubborn()
+    store = site.store(backend)
     lease = lease_on(store, ttl=1.2)
     lost: list[bool] = []
 

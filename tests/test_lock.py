@@ -29,11 +29,13 @@ from leases import (
 )
 from leases.contract import Conflict, Unknown
 from leases.testing.clock import ManualClock
+from stores import Site, every_store
 from stubborn import (
     SHORT,
     Stubborn,
     another_process,
     conflict_untold,
+    fresh_url,
     intrude,
     leftovers,
     look,
@@ -52,9 +54,10 @@ def lock_on(store: Store, **options: Any) -> Lock:
 # ---- the body ------------------------------------------------------------------------------------
 
 
-def test_body_has_the_lock_and_leaves_it(hands: Hands) -> None:
+@every_store
+def test_body_has_the_lock_and_leaves_it(site: Site, hands: Hands) -> None:
     """The lock is held while the body runs, and free after it, and nothing is kept."""
-    store = store_on()
+    store = site.store()
     lock = lock_on(store)
 
     def work(lease: Lease) -> tuple[bool, bool, bool]:
@@ -65,9 +68,10 @@ def test_body_has_the_lock_and_leaves_it(hands: Hands) -> None:
     assert leftovers(store) == []
 
 
-def test_body_error_passes_and_the_lock_is_free(hands: Hands) -> None:
+@every_store
+def test_body_error_passes_and_the_lock_is_free(site: Site, hands: Hands) -> None:
     """What the body raises is raised, and the lock is released all the same."""
-    store = store_on()
+    store = site.store()
 
     def work(lease: Lease) -> None:
         raise KeyError("mine")
@@ -78,10 +82,11 @@ def test_body_error_passes_and_the_lock_is_free(hands: Hands) -> None:
     assert not store.status("job").held
 
 
-def test_body_does_not_run_without_the_lock(hands: Hands) -> None:
+@every_store
+def test_body_does_not_run_without_the_lock(site: Site, hands: Hands) -> None:
     """Where the lock is not to be had, `with` raises and the body does not run."""
-    store = store_on()
-    lock_on(another_process(store)).acquire()
+    store = site.store()
+    lock_on(site.another(store)).acquire()
     ran: list[Lease] = []
     with pytest.raises(AcquireTimeout):
         hands.hand().body(lock_on(store, timeout=0.05), ran.append).result(PATIENCE)
@@ -125,10 +130,11 @@ def test_loss_found_by_check_is_told_once(hands: Hands) -> None:
     assert not hasattr(raised.value, "__notes__") and raised.value.__context__ is None
 
 
-def test_body_may_release_early(hands: Hands) -> None:
+@every_store
+def test_body_may_release_early(site: Site, hands: Hands) -> None:
     """A body that releases by itself does not raise at its end; one that had lost the lock by then does."""
     clock = ManualClock()
-    store = store_on(clock=clock)
+    store = site.store(clock=clock)
     hands.hand().body(lock_on(store), lambda lease: lease.release()).result(PATIENCE)
 
     def too_late(lease: Lease) -> None:
@@ -139,9 +145,10 @@ def test_body_may_release_early(hands: Hands) -> None:
         hands.hand().body(lock_on(store), too_late).result(PATIENCE)
 
 
-def test_body_may_end_in_another_thread_or_task(hands: Hands) -> None:
+@every_store
+def test_body_may_end_in_another_thread_or_task(site: Site, hands: Hands) -> None:
     """Frameworks enter a generator in one thread or task and leave it in another; the lock is released."""
-    store = store_on()
+    store = site.store()
     lock = lock_on(store)
     hands.hand().enter(lock)
     hands.hand().leave(lock)
@@ -169,10 +176,11 @@ def test_two_bodies_that_end_elsewhere_are_not_mixed_up(hands: Hands) -> None:
 # ---- waiting, and not waiting --------------------------------------------------------------------
 
 
-def test_timeout_tells_who_holds_and_for_how_long(hands: Hands) -> None:
+@every_store
+def test_timeout_tells_who_holds_and_for_how_long(site: Site, hands: Hands) -> None:
     """The error names the holder and the time after which its record can expire; it is a TimeoutError."""
-    store = store_on()
-    lock_on(another_process(store), holder="web-3", ttl=15).acquire()
+    store = site.store()
+    lock_on(site.another(store), holder="web-3", ttl=15).acquire()
     with pytest.raises(TimeoutError) as raised:
         hands.hand()("acquire", lock_on(store), timeout=0.05)
     error = raised.value
@@ -194,11 +202,12 @@ def test_timeout_in_the_queue_tells_the_same(hands: Hands) -> None:
     assert leftovers(store) == []
 
 
+@every_store
 @pytest.mark.parametrize("near", ["same process", "another process"])
-def test_try_acquire_is_none_where_another_holds(hands: Hands, near: str) -> None:
+def test_try_acquire_is_none_where_another_holds(site: Site, hands: Hands, near: str) -> None:
     """`try_acquire` gives None at once if the lock is held, here or elsewhere, and the lease if it is not."""
-    store = store_on()
-    other = lock_on(store if near == "same process" else another_process(store)).acquire()
+    store = site.store()
+    other = lock_on(store if near == "same process" else site.another(store)).acquire()
     hand = hands.hand()
     began = time.monotonic()
     assert hand("try_acquire", lock_on(store)) is None
@@ -210,14 +219,15 @@ def test_try_acquire_is_none_where_another_holds(hands: Hands, near: str) -> Non
     assert leftovers(store) == []
 
 
-def test_zero_does_not_wait_for_a_free_lock_either(hands: Hands) -> None:
+@every_store
+def test_zero_does_not_wait_for_a_free_lock_either(site: Site, hands: Hands) -> None:
     """A timeout of 0 acquires what is free, though conflicts do not tell what stands there."""
-    backend = Stubborn()
+    backend = site.stubborn()
     backend.after = conflict_untold
-    store = store_on(backend)
+    store = site.store(backend)
     lease = hands.hand()("acquire", lock_on(store), timeout=0)
     assert lease.held
-    other = another_process(store)
+    other = site.another(store)
     assert hands.hand()("try_acquire", lock_on(other)) is None
     lease.release()
 
@@ -272,11 +282,12 @@ def test_timeout_that_passes_while_more_is_to_be_asked(hands: Hands) -> None:
     held.release()
 
 
+@every_store
 @pytest.mark.parametrize("answered", [False, True])
-def test_closing_one_store_of_a_connection_while_it_acquires(hands: Hands, answered: bool) -> None:
+def test_closing_one_store_while_it_acquires(site: Site, hands: Hands, answered: bool) -> None:
     """Who seeks by way of a store that is closed is turned away, and what was on its way is freed."""
-    backend = Stubborn()
-    other = store_on(backend)
+    backend = site.stubborn()
+    other = site.store(backend)
     store = Store(other.hub)
     under_way, gate = threading.Event(), threading.Event()
 
@@ -345,10 +356,11 @@ def test_store_that_comes_back(hands: Hands) -> None:
     lease.release()
 
 
-def test_waiting_ends_with_the_release(hands: Hands) -> None:
+@every_store
+def test_waiting_ends_with_the_release(site: Site, hands: Hands) -> None:
     """A waiter in another process hears of the release long before it would look again."""
-    store = store_on()
-    held = lock_on(another_process(store), ttl=LONG).acquire()
+    store = site.store()
+    held = lock_on(site.another(store), ttl=LONG).acquire()
     waiting = hands.hand().begin("acquire", lock_on(store, ttl=LONG))
     until(lambda: any(member.blocked for member in store.hub._members))  # type: ignore[attr-defined]
     time.sleep(0.05)
@@ -357,24 +369,26 @@ def test_waiting_ends_with_the_release(hands: Hands) -> None:
     waiting.result(5).release()
 
 
-def test_waiting_ends_with_the_ttl_of_a_dead_holder(hands: Hands) -> None:
+@every_store
+def test_waiting_ends_with_the_ttl_of_a_dead_holder(site: Site, hands: Hands) -> None:
     """A holder that is heard of no more is followed when its ttl has passed, and not before."""
-    store = store_on()
-    dead = another_process(store)
+    store = site.store()
+    dead = site.another(store)
     began = time.monotonic()
     lock_on(dead, ttl=1.0).acquire()
     dead.close()
-    lease = hands.hand()("acquire", lock_on(store, ttl=SHORT))
+    lease = hands.hand()("acquire", lock_on(store, ttl=site.short))
     assert 1.0 <= time.monotonic() - began < 5
     lease.release()
 
 
-def test_timeouts_leave_nothing_behind(hands: Hands) -> None:
+@every_store
+def test_timeouts_leave_nothing_behind(site: Site, hands: Hands) -> None:
     """Whoever gave up waiting, in the queue or for the store, is remembered nowhere, and watches nothing."""
-    backend = Stubborn()
-    store = store_on(backend)
-    held = lock_on(another_process(store)).acquire()
-    waiting = [hands.hand().begin("acquire", lock_on(store, ttl=SHORT), timeout=0.2) for _ in range(4)]
+    backend = site.stubborn()
+    store = site.store(backend)
+    held = lock_on(site.another(store)).acquire()
+    waiting = [hands.hand().begin("acquire", lock_on(store, ttl=site.short), timeout=0.2) for _ in range(4)]
     for each in waiting:
         with pytest.raises(AcquireTimeout):
             each.result(PATIENCE)
@@ -383,9 +397,10 @@ def test_timeouts_leave_nothing_behind(hands: Hands) -> None:
     held.release()
 
 
-def test_holder_that_ends_while_others_give_up(hands: Hands) -> None:
+@every_store
+def test_holder_that_ends_while_others_give_up(site: Site, hands: Hands) -> None:
     """The queue goes on past those who gave up."""
-    store = store_on()
+    store = site.store()
     held = lock_on(store).acquire()
     quitter = hands.hand().begin("acquire", lock_on(store), timeout=0.1)
     until(lambda: store.hub.waiters("job") == 1)
@@ -400,9 +415,10 @@ def test_holder_that_ends_while_others_give_up(hands: Hands) -> None:
 # ---- turns ---------------------------------------------------------------------------------------
 
 
-def test_first_come_first_served(hands: Hands) -> None:
+@every_store
+def test_first_come_first_served(site: Site, hands: Hands) -> None:
     """Threads or tasks of one process have their turns in the order in which they came."""
-    store = store_on()
+    store = site.store()
     order: list[int] = []
     held = lock_on(store).acquire()
     bodies: list[Future[Any]] = []
@@ -439,9 +455,10 @@ def test_thread_hand_over_has_new_token(hands: Hands, kind: str) -> None:
     assert leftovers(store) == []
 
 
-def test_other_processes_get_their_turn(hands: Hands) -> None:
+@every_store
+def test_other_processes_get_their_turn(site: Site, hands: Hands) -> None:
     """A process whose threads always wait for the lock lets another process have it now and then."""
-    store = store_on()
+    store = site.store()
     stop = threading.Event()
 
     def greedy() -> None:
@@ -453,7 +470,7 @@ def test_other_processes_get_their_turn(hands: Hands) -> None:
     for thread in threads:
         thread.start()
     try:
-        elsewhere = lock_on(another_process(store))
+        elsewhere = lock_on(site.another(store))
         hand = hands.hand()
         for _ in range(3):
             hand("acquire", elsewhere, timeout=10).release()
@@ -463,10 +480,11 @@ def test_other_processes_get_their_turn(hands: Hands) -> None:
             thread.join()
 
 
-def test_tokens_rise_over_everything(hands: Hands) -> None:
+@every_store
+def test_tokens_rise_over_everything(site: Site, hands: Hands) -> None:
     """Every acquisition has a higher token: by release, by hand-over, in the same process and in another."""
-    store = store_on()
-    other = another_process(store)
+    store = site.store()
+    other = site.another(store)
     hand = hands.hand()
     tokens: list[int] = []
     for where in (store, other, store, store, other):
@@ -507,15 +525,16 @@ def test_another_hand_may_wait_for_a_body(hands: Hands) -> None:
     waiting.result(PATIENCE).release()
 
 
-def test_body_that_lost_the_lock_may_wait_for_it_again(hands: Hands) -> None:
+@every_store
+def test_body_that_lost_the_lock_may_wait_for_it_again(site: Site, hands: Hands) -> None:
     """Waiting in one's own body is no deadlock once the lease is lost."""
-    store = store_on()
-    lock = lock_on(store, ttl=SHORT)
+    store = site.store()
+    lock = lock_on(store, ttl=site.short)
     hand = hands.hand()
     first = hand.enter(lock)
     intrude(store, "job")
     until(lambda: not first.held)
-    elsewhere = Lock("job", store=another_process(store), ttl=SHORT)
+    elsewhere = Lock("job", store=site.another(store), ttl=site.short)
     assert elsewhere.try_acquire() is None
     second = hand("acquire", lock, timeout=5)
     assert second.token > first.token
@@ -524,9 +543,10 @@ def test_body_that_lost_the_lock_may_wait_for_it_again(hands: Hands) -> None:
         hand.leave(lock)
 
 
-def test_reentrant_counts(hands: Hands) -> None:
+@every_store
+def test_reentrant_counts(site: Site, hands: Hands) -> None:
     """A reentrant lock can be entered again by who holds it, and is released by the last to leave."""
-    store = store_on()
+    store = site.store()
     lock = lock_on(store, reentrant=True)
     hand = hands.hand()
     outer, inner = hand.enter(lock), hand.enter(lock)
@@ -551,10 +571,11 @@ def test_reentrant_does_not_let_others_in(hands: Hands) -> None:
     hand.leave(lock)
 
 
-def test_reentrant_lease_that_is_lost_is_not_entered_again(hands: Hands) -> None:
+@every_store
+def test_reentrant_lease_that_is_lost_is_not_entered_again(site: Site, hands: Hands) -> None:
     """After the loss the same thread or task acquires anew, with a new token, and both bodies are told."""
     clock = ManualClock()
-    store = store_on(clock=clock)
+    store = site.store(clock=clock)
     lock = lock_on(store, reentrant=True)
     hand = hands.hand()
     outer = hand.enter(lock)
@@ -570,10 +591,11 @@ def test_reentrant_lease_that_is_lost_is_not_entered_again(hands: Hands) -> None
 # ---- releasing -----------------------------------------------------------------------------------
 
 
-def test_release_twice_is_harmless(hands: Hands) -> None:
+@every_store
+def test_release_twice_is_harmless(site: Site, hands: Hands) -> None:
     """A second release changes nothing, in the store or here."""
-    backend = Stubborn()
-    store = store_on(backend)
+    backend = site.stubborn()
+    store = site.store(backend)
     hand = hands.hand()
     lease = hand("acquire", lock_on(store))
     hand("release", lease)
@@ -582,11 +604,12 @@ def test_release_twice_is_harmless(hands: Hands) -> None:
     assert len(backend.calls) == calls and leftovers(store) == []
 
 
-def test_unlock_after_ttl_does_not_free_new_holder(hands: Hands) -> None:
+@every_store
+def test_unlock_after_ttl_does_not_free_new_holder(site: Site, hands: Hands) -> None:
     """S1: who releases after its lease expired leaves the successor's record as it is."""
     clock = ManualClock()
-    store = store_on(clock=clock)
-    other = another_process(store)
+    store = site.store(clock=clock)
+    other = site.another(store)
     hand = hands.hand()
     lease = hand("acquire", lock_on(store))
     clock.advance(LONG)
@@ -597,9 +620,10 @@ def test_unlock_after_ttl_does_not_free_new_holder(hands: Hands) -> None:
     assert leftovers(store) == []
 
 
-def test_release_by_another_thread_or_task(hands: Hands) -> None:
+@every_store
+def test_release_by_another_thread_or_task(site: Site, hands: Hands) -> None:
     """A lease may be released by whoever has it, and a lock by whoever has the lock."""
-    store = store_on()
+    store = site.store()
     lock = lock_on(store)
     for what in ("lease", "lock"):
         lease = hands.hand()("acquire", lock)
@@ -620,13 +644,14 @@ def test_release_of_what_is_not_held(hands: Hands) -> None:
         hand("release", lock)
 
 
+@every_store
 @pytest.mark.parametrize("applied", [False, True])
-def test_release_unknown(hands: Hands, applied: bool) -> None:
+def test_release_unknown(site: Site, hands: Hands, applied: bool) -> None:
     """S24: a release without an answer ends in time, and what may have been done is found out afterwards."""
-    backend = Stubborn()
-    store = store_on(backend)
+    backend = site.stubborn()
+    store = site.store(backend)
     hand = hands.hand()
-    lease = hand("acquire", lock_on(store, ttl=SHORT))
+    lease = hand("acquire", lock_on(store, ttl=site.short))
     if applied:
         backend.after = lambda kind, outcome: Unknown() if kind == "swap" else outcome
     else:
@@ -636,14 +661,15 @@ def test_release_unknown(hands: Hands, applied: bool) -> None:
     assert time.monotonic() - began < 5
     assert not lease.held
     backend.after, backend.silent = lambda kind, outcome: outcome, False
-    hands.hand()("acquire", lock_on(store, ttl=SHORT), timeout=5).release()
+    hands.hand()("acquire", lock_on(store, ttl=site.short), timeout=5).release()
     until(lambda: leftovers(store) == [])
 
 
-def test_late_renewal_does_not_keep_a_released_lock(hands: Hands) -> None:
+@every_store
+def test_late_renewal_does_not_keep_a_released_lock(site: Site, hands: Hands) -> None:
     """S65: a renewal that lands after the release is met, and freed."""
-    backend = Stubborn()
-    store = store_on(backend)
+    backend = site.stubborn()
+    store = site.store(backend)
     hand = hands.hand()
     lease = hand("acquire", lock_on(store, ttl=1.0))
     backend.gate.clear()  # The renewal is on its way, and stays there.
@@ -732,9 +758,10 @@ def test_ctrl_c_in_the_middle_of_a_swap(applied: bool, kind: str) -> None:
     until(lambda: leftovers(store) == [])
 
 
-def test_answer_lost_on_the_way_is_recognised(hands: Hands) -> None:
+@every_store
+def test_answer_lost_on_the_way_is_recognised(site: Site, hands: Hands) -> None:
     """S19: the acquiring swap is applied and its reply is lost; the claim recognises its own record."""
-    backend = Stubborn()
+    backend = site.stubborn()
     lost: list[bool] = []
 
     def lose(kind: str, outcome: Any) -> Any:
@@ -744,15 +771,16 @@ def test_answer_lost_on_the_way_is_recognised(hands: Hands) -> None:
         return outcome
 
     backend.after = lose
-    store = store_on(backend)
+    store = site.store(backend)
     lease = hands.hand()("acquire", lock_on(store, ttl=1.0), timeout=5)
     assert lease.held and len([call for call in backend.calls if call[0] == "swap"]) == 1
     lease.release()
 
 
-def test_losing_every_race_ends_with_winning_one(hands: Hands) -> None:
+@every_store
+def test_losing_every_race_ends_with_winning_one(site: Site, hands: Hands) -> None:
     """Conflicts one after another are no error and no busy loop."""
-    backend = Stubborn()
+    backend = site.stubborn()
     races: list[bool] = []
 
     def lose(kind: str, outcome: Any) -> Any:
@@ -763,7 +791,7 @@ def test_losing_every_race_ends_with_winning_one(hands: Hands) -> None:
         return outcome
 
     backend.after = lose
-    lease = hands.hand()("acquire", lock_on(store_on(backend)), timeout=5)
+    lease = hands.hand()("acquire", lock_on(site.store(backend)), timeout=5)
     assert lease.held
     lease.release()
 
@@ -771,9 +799,10 @@ def test_losing_every_race_ends_with_winning_one(hands: Hands) -> None:
 # ---- as a decorator ------------------------------------------------------------------------------
 
 
-def test_decorated_function_runs_under_the_lock() -> None:
+@every_store
+def test_decorated_function_runs_under_the_lock(site: Site) -> None:
     """Each call of a decorated function has the lock, and keeps name, arguments and result."""
-    store = store_on()
+    store = site.store()
 
     @lock_on(store)
     def double(number: int, *, plus: int = 0) -> int:
@@ -786,9 +815,10 @@ def test_decorated_function_runs_under_the_lock() -> None:
     assert not store.status("job").held
 
 
-def test_decorated_coroutine_runs_under_the_lock() -> None:
+@every_store
+def test_decorated_coroutine_runs_under_the_lock(site: Site) -> None:
     """Tasks that call a decorated coroutine function have their turns one after the other."""
-    store = store_on()
+    store = site.store()
     inside: list[int] = []
 
     @lock_on(store)
@@ -870,9 +900,10 @@ def test_timeout_of_the_call_is_checked(hands: Hands) -> None:
     assert backend.calls == []
 
 
-def test_holder_and_metadata_are_shown(hands: Hands) -> None:
+@every_store
+def test_holder_and_metadata_are_shown(site: Site, hands: Hands) -> None:
     """Observers see who holds, since when, for how long, and what the holder wants to show."""
-    store = store_on()
+    store = site.store()
     lease = hands.hand()("acquire", lock_on(store, holder="web-3", metadata={"job": "7"}, ttl=9))
     seen = store.status("job")
     assert (seen.holder, seen.metadata, seen.ttl, seen.token) == ("web-3", {"job": "7"}, 9.0, lease.token)
@@ -880,11 +911,12 @@ def test_holder_and_metadata_are_shown(hands: Hands) -> None:
     lease.release()
 
 
-def test_equal_holder_names_are_two_holders(hands: Hands) -> None:
+@every_store
+def test_equal_holder_names_are_two_holders(site: Site, hands: Hands) -> None:
     """S43: two processes of one holder name keep one another out."""
-    store = store_on()
+    store = site.store()
     lease = hands.hand()("acquire", lock_on(store, holder="same"))
-    assert hands.hand()("try_acquire", lock_on(another_process(store), holder="same")) is None
+    assert hands.hand()("try_acquire", lock_on(site.another(store), holder="same")) is None
     lease.release()
 
 
@@ -918,18 +950,20 @@ def test_repr_shows_no_secrets() -> None:
     )
 
 
-def test_locks_made_by_url_share_a_connection() -> None:
-    """Two locks with one URL are two threads of one process to the store; a third URL is another store."""
-    one, two = Lock("job", store="memory:shared-by-url"), Lock("job", store="memory:shared-by-url")
+@every_store
+def test_locks_made_by_url_share_a_connection(site: Site) -> None:
+    """Two locks with one URL are two threads of one process to the store; another URL is another store."""
+    one, two = Lock("job", store=site.url), Lock("job", store=site.url)
     with one:
         assert two.try_acquire() is None
-        assert Lock("job", store="memory:shared-by-url-not").try_acquire() is not None
+        assert Lock("job", store=fresh_url()).try_acquire() is not None
     assert one._hub is two._hub
 
 
-def test_default_store_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+@every_store
+def test_default_store_is_the_environments(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `store`, the lock is on `$LEASES_URL`, as it is when the lock is first acquired."""
     lock = Lock("job")
-    monkeypatch.setenv("LEASES_URL", "memory:from-the-environment")
+    monkeypatch.setenv("LEASES_URL", site.url)
     with lock:
-        assert Lock("job", store="memory:from-the-environment").try_acquire() is None
+        assert Lock("job", store=site.url).try_acquire() is None

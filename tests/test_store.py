@@ -13,7 +13,8 @@ import leases
 from leases import ConfigurationError, Lock, RecordRefused, Status, Store, StoreUnavailable, connect
 from leases.hub import Hub
 from leases.testing.clock import ManualClock
-from stubborn import Stubborn, another_process, break_, fresh_url, memory, store_on, until
+from stores import Site, every_store
+from stubborn import Stubborn, another_process, break_, fresh_url, inner, memory, store_on, until
 
 
 def test_connect_takes_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +74,10 @@ def test_expiry_is_known_on_this_host() -> None:
         assert elsewhere.status("job").expires_in is None
 
 
-def test_broken_lock_is_held_by_nobody() -> None:
+@every_store
+def test_broken_lock_is_held_by_nobody(site: Site) -> None:
     """A lock that was broken is shown as held until its ttl has passed."""
-    store = store_on()
+    store = site.store()
     lease = store.lock("job").acquire()
     break_(store, "job")
     seen = store.status("job")
@@ -117,11 +119,12 @@ def test_looks_have_a_timeout() -> None:
             next(store.watch("job", poll=bad))
 
 
-def test_watch_shows_every_state() -> None:
+@every_store
+def test_watch_shows_every_state(site: Site) -> None:
     """The first state at once, then every change, without being asked for the same twice."""
-    backend = Stubborn()
-    store = store_on(backend)
-    other = another_process(store)
+    backend = site.stubborn()
+    store = site.store(backend)
+    other = site.another(store)
     seen: list[Status] = []
     shown = threading.Semaphore(0)
 
@@ -153,16 +156,17 @@ def test_watch_looks_without_hints() -> None:
     store = store_on(backend)
     watching = store.watch("job", poll=0.02)
     assert next(watching).held is False
-    backend.inner._store.watches.clear()
+    inner(store)._store.watches.clear()
     with another_process(store).lock("job"):
         assert next(watching).held is True
     watching.close()
     assert backend.watching == 0
 
 
-def test_watch_ends_with_its_store() -> None:
+@every_store
+def test_watch_ends_with_its_store(site: Site) -> None:
     """After the close a watch says that its store was closed."""
-    store = store_on()
+    store = site.store()
     watching = store.watch("job", poll=0.02)
     next(watching)
     store.close()
@@ -180,9 +184,10 @@ def test_watch_of_what_is_not_ours() -> None:
         next(store_on().watch(""))
 
 
-def test_closed_store_says_so() -> None:
+@every_store
+def test_closed_store_says_so(site: Site) -> None:
     """Everything that is asked of a closed store says that it was closed, and what to do."""
-    store = store_on()
+    store = site.store()
     store.close()
     for call in (
         lambda: store.status("job"),
@@ -196,16 +201,17 @@ def test_closed_store_says_so() -> None:
     assert repr(store).endswith(" closed>")
 
 
-def test_store_is_a_context_manager_in_both_colours() -> None:
+@every_store
+def test_store_is_a_context_manager_in_both_colours(site: Site) -> None:
     """It is closed at the end, by an error too."""
     import asyncio
 
-    with pytest.raises(KeyError), store_on() as store:
+    with pytest.raises(KeyError), site.store() as store:
         raise KeyError
     assert repr(store).endswith(" closed>")
 
     async def main() -> Store:
-        async with store_on() as store, store.lock("job") as lease:
+        async with site.store() as store, store.lock("job") as lease:
             assert lease.held
         return store
 
