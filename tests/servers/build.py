@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -55,10 +55,9 @@ def tool(name: str) -> str | None:
 
 
 def stamp(wanted: Wanted) -> str:
-    """What the server is built from, as a digest: the line in the table, the recipe's files, the processor."""
-    digest = hashlib.sha256(
-        f"{wanted.name} {wanted.source} {platform.system()} {platform.machine()}".encode()
-    )
+    """What the server is built from, as a digest: the table's line, the recipe's files, the processor."""
+    line = f"{wanted.name} {wanted.source} {platform.system()} {platform.machine()}"
+    digest = hashlib.sha256(line.encode())
     for name in ("go.mod", "go.sum", "pom.xml"):
         path = wanted.recipe / name
         digest.update(path.read_bytes() if path.exists() else b"")
@@ -105,7 +104,7 @@ def build(wanted: Wanted) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Generator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -115,7 +114,7 @@ def _by_go(wanted: Wanted, source: Go, folder: Path) -> None:
     go = _required(
         "go", wanted, "golang-go", "a Go of 1.21 or newer, which fetches the version that it needs"
     )
-    linker = "-s -w" + (f" -X {source.set}" if source.set else "")
+    linker = "-s -w" + (f" -X {source.sets}" if source.sets else "")
     command = [
         go,
         "build",
@@ -125,7 +124,7 @@ def _by_go(wanted: Wanted, source: Go, folder: Path) -> None:
         str(folder / wanted.program),
         source.package,
     ]
-    # The recipe decides, not the settings of whoever builds it: a workspace or a vendor folder would be theirs.
+    # The recipe decides, not the settings of whoever builds it: a workspace, a vendor folder.
     environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
     _run(command, wanted, cwd=wanted.recipe, environment=environment)
 
@@ -165,7 +164,7 @@ def _required(name: str, wanted: Wanted, package: str, what: str) -> str:
         found = tool(name)
     if found is None:
         raise Missing(
-            f"{wanted.name} is built by '{name}', which is not here; install {what} (on Debian: package {package})"
+            f"{wanted.name} is built by '{name}', which is not here; install {what} (Debian: {package})"
         )
     return found
 

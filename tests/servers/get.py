@@ -1,8 +1,8 @@
 """Where a server for the tests is had: `python -m servers.get` (or `make servers`) gets all that tests want.
 
 Tried in this order: an address in the environment (LEASES_TEST_ETCD=etcd://…); a Docker engine with the
-official image (`SERVERS=docker` insists on it); a program of the wanted version on PATH or in the cache; built.
-Tests never build: they would wait for minutes inside a time limit of their own. LEASES_VERSIONS=old asks for
+official image (`SERVERS=docker` insists on it); a program of the wanted version on PATH or in the cache; else
+it is built. Tests never build: they would wait for minutes inside a time limit of their own. LEASES_VERSIONS=old asks for
 the oldest versions that we support.
 """
 
@@ -16,7 +16,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from servers.build import Missing, build, built, tool
 from servers.table import SERVERS, Versions, Wanted, variable, wanted
@@ -38,7 +37,7 @@ def versions() -> Versions:
     said = os.environ.get("LEASES_VERSIONS", "new")
     if said not in ("new", "old"):
         raise ValueError(f"LEASES_VERSIONS is {said!r}; set it to new or old")
-    return cast(Versions, said)
+    return said
 
 
 def address(server: str) -> str | None:
@@ -98,8 +97,8 @@ def _on_path(line: Wanted) -> Path | None:
 
 def _get(line: Wanted) -> str:
     """Have one server here; a sentence about how."""
-    if (at := address(line.server)) is not None:
-        return f"the one at {variable(line.server)}" if at else ""
+    if address(line.server) is not None:
+        return f"the one that {variable(line.server)} names"
     path = built(line) or _on_path(line) or build(line)
     if line.server == "zookeeper":
         java()
@@ -111,8 +110,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m servers.get", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("server", nargs="*", choices=[*SERVERS, []], help="which; all of them by default")
+    parser.add_argument("server", nargs="*", help=f"of {', '.join(SERVERS)}; all of them by default")
     asked = parser.parse_args().server or SERVERS
+    if unknown := set(asked) - set(SERVERS):
+        parser.error(f"no such server: {', '.join(sorted(unknown))}")
     missing = 0
     for server in asked:
         line = wanted(server, versions())

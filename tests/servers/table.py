@@ -20,7 +20,7 @@ class Go:
     """Built from published modules: the main package, and what the linker is to set."""
 
     package: str
-    set: str = ""
+    sets: str = ""
 
 
 @dataclass(frozen=True)
