@@ -1,9 +1,9 @@
-"""Where a server for the tests is had: `python -m servers.get` (or `make servers`) gets all that tests want.
+"""Where a server for the tests is had: `python -m servers.get` (or `make servers`) gets all that they want.
 
 Tried in this order: an address in the environment (LEASES_TEST_ETCD=etcd://…); a Docker engine with the
-official image (`SERVERS=docker` insists on it); a program of the wanted version on PATH or in the cache; else
-it is built. Tests never build: they would wait for minutes inside a time limit of their own. LEASES_VERSIONS=old asks for
-the oldest versions that we support.
+official image (`SERVERS=docker` insists on it); a program of the wanted version on PATH or in the cache;
+else it is built. Tests themselves never build: they would wait for minutes inside a time limit of their own.
+LEASES_VERSIONS=old asks for the oldest versions that we support.
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ def _get(line: Wanted) -> str:
 
 def main() -> int:
     """Get the servers named (all by default); what cannot be had is said, and fails only in CI."""
-    parser = argparse.ArgumentParser(
-        prog="python -m servers.get", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m servers.get", description="Get servers for the tests.")
     parser.add_argument("server", nargs="*", help=f"of {', '.join(SERVERS)}; all of them by default")
     asked = parser.parse_args().server or SERVERS
     if unknown := set(asked) - set(SERVERS):
