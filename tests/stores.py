@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +30,7 @@ import pytest
 from leases import hub
 from leases.clock import Clock, system_clock
 from leases.contract import Backend
+from leases.record import Claim
 from leases.registry import open_backend
 from leases.store import Store
 from stubborn import Stubborn, fresh_url
@@ -132,22 +133,44 @@ STORES: Final = (
 )
 
 
-def _params(kinds: tuple[Kind, ...]) -> pytest.MarkDecorator:
-    wanted = set(filter(None, os.environ.get(VARIABLE, "").split(",")))
-    unknown = wanted - {kind.name for kind in STORES}
+SHARED: Final = tuple(kind for kind in STORES if kind.shared)
+
+
+def _wanted(kinds: Sequence[Kind]) -> list[Kind]:
+    """Those of the kinds that were asked for."""
+    words = set(filter(None, os.environ.get(VARIABLE, "").split(",")))
+    unknown = words - {kind.name for kind in STORES}
     if unknown:
         known = ", ".join(kind.name for kind in STORES)
         raise pytest.UsageError(f"{VARIABLE} names {', '.join(sorted(unknown))}; the stores are {known}")
+    return [kind for kind in kinds if not words or kind.name in words]
+
+
+def _every(kinds: Sequence[Kind]) -> pytest.MarkDecorator:
     params = [
-        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.name))
-        for kind in kinds
-        if not wanted or kind.name in wanted
+        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.name)) for kind in _wanted(kinds)
     ]
     return pytest.mark.parametrize("site", params, indirect=True)
 
 
-every_store: Final = _params(STORES)
-every_shared_store: Final = _params(tuple(kind for kind in STORES if kind.shared))
+every_store: Final = _every(STORES)
+every_shared_store: Final = _every(SHARED)
+
+
+def _once(kinds: Sequence[Kind]) -> Callable[[str, Sequence[object]], pytest.MarkDecorator]:
+    def every(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
+        params = [
+            pytest.param(kind, value, id=f"{kind.name}-{value}", marks=getattr(pytest.mark, kind.name))
+            for kind in _wanted(kinds)
+            for value in (values if kind is kinds[0] else values[:1])
+        ]
+        return pytest.mark.parametrize(("site", name), params, indirect=["site"])
+
+    return every
+
+
+# The same for a test with another parameter: all its values on the first store, the first value on each.
+every_shared_store_once: Final = _once(SHARED)
 
 
 @pytest.fixture
@@ -157,6 +180,17 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     made = Site(kind, kind.fresh(request))
     yield made
     made.close()
+
+
+def sent(claim: Claim) -> float:
+    """When a process of this host sent a record, on the holder's clock.
+
+    Where the record does not say it, the wall time tells that was read together with that clock.
+    """
+    if claim.sent is not None:
+        return claim.sent
+    now = system_clock()
+    return now.hold - (now.wall - claim.renewed)
 
 
 def mark(items: Iterable[pytest.Item]) -> None:

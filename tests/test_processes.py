@@ -1,4 +1,4 @@
-"""Real processes on one SQLite file: killed, stopped, starved, restarted, alike in name, forked."""
+"""Real processes on one store: killed, stopped, starved, restarted, alike in name, forked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from select import select
 from typing import Any
 
@@ -20,11 +19,13 @@ from hands import PATIENCE
 from leases import Store, connect
 from leases.clock import boot_id
 from leases.record import Claim
+from stores import Site, every_shared_store, sent
 
 TTL = 2.0
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are stopped and forked as on POSIX"),
+    every_shared_store,
     pytest.mark.skipif(boot_id() is None, reason="no clock here whose instants processes may compare"),
 ]
 
@@ -184,13 +185,13 @@ class Shop:
     def end(self) -> float:
         """When the record that stands now ends unless it is renewed, by the clock that all here share."""
         claim = self.record()
-        assert claim.held and claim.sent is not None
-        return claim.sent + claim.ttl
+        assert claim.held
+        return sent(claim) + claim.ttl
 
     def await_renewal(self) -> None:
         """Return just after a renewal, so that the next blow does not fall in the midst of a write."""
-        first, until = self.record().sent, time.monotonic() + PATIENCE
-        while self.record().sent == first:
+        first, until = self.record().beat, time.monotonic() + PATIENCE
+        while self.record().beat == first:
             assert time.monotonic() < until, "the holder does not renew"
             time.sleep(0.01)
         time.sleep(TTL / 8)
@@ -202,8 +203,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    made = Shop(f"sqlite://{tmp_path / 'leases.db'}")
+def shop(site: Site) -> Iterator[Shop]:
+    made = Shop(site.url)
     made.store.status("job")  # makes the file
     yield made
     made.close()
