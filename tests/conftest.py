@@ -11,6 +11,10 @@ from hypothesis import settings
 
 import stores
 from hands import Hands, Tasks, Threads
+from servers.fixtures import consul as consul
+from servers.fixtures import etcd as etcd
+from servers.fixtures import kubernetes as kubernetes
+from servers.fixtures import zookeeper as zookeeper
 from stores import site as site
 
 # Who starts the tests in the background, or under nohup, has some signals ignored, and every process of ours
