@@ -1,4 +1,4 @@
-"""Running `leases` as a process of its own, on a database file of the test, and looking at what it leaves."""
+"""Running `leases` as a process of its own, on a store of the test, and looking at what it leaves there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from leases.contract import Applied, Slot
+from leases.contract import Applied, Backend, Slot
 from leases.record import Claim
 from leases.registry import open_backend
 from leases.terms import Terms
+from stores import Site, sent
 
 LEASES: Final = (sys.executable, "-m", "leases")
 PATIENCE: Final = 30.0  # for what happens in milliseconds on a host that is not busy
@@ -38,13 +39,19 @@ while True:
 
 
 class Shop:
-    """A database file, and the commands that a test runs on it."""
+    """A store, and the commands that a test runs on it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where the commands run.
+        site: the store; a database file in that folder where the site is in memory.
+    """
+
+    def __init__(self, folder: Path, site: Site) -> None:
+        self.folder, self.site = folder, site
         self.path = folder / "leases.db"
-        self.url = f"sqlite://{self.path}"
+        self.url = site.url if site.kind.shared else f"sqlite://{self.path}"
         self._begun: list[subprocess.Popen[str]] = []
+        self._connected: Backend | None = None
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -101,6 +108,8 @@ class Shop:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+        if self._connected is not None:
+            self._connected.close()
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -116,13 +125,16 @@ class Shop:
         lines = self.beats_file.read_text().split("\n")[:-1]
         return [(int(who), float(at)) for who, at in (line.split() for line in lines)]
 
+    @property
+    def backend(self) -> Backend:
+        """A connection to look by, which is made when somebody looks."""
+        if self._connected is None:
+            self._connected = open_backend(self.url)
+        return self._connected
+
     def slot(self, name: str = "job") -> Slot:
         """What stands in the store."""
-        backend = open_backend(self.url)
-        try:
-            return backend.read(name, PATIENCE)
-        finally:
-            backend.close()
+        return self.backend.read(name, PATIENCE)
 
     def holder(self, name: str = "job") -> str | None:
         """Who holds a lock."""
@@ -136,20 +148,25 @@ class Shop:
 
     def supersede(self, ttl: float) -> Claim:
         """Put another's claim in the place of the one that stands there, and return that one."""
-        backend = open_backend(self.url)
-        try:
-            while True:
-                slot = backend.read("job", PATIENCE)
-                assert slot.claim is not None
-                other = replace(slot.claim, holder="usurper", id="0" * 32, ttl=ttl, sent=None, boot=None)
-                if isinstance(backend.swap(slot, other, PATIENCE), Applied):
-                    return slot.claim
-        finally:
-            backend.close()
+        while True:
+            slot = self.slot()
+            assert slot.claim is not None
+            other = replace(slot.claim, holder="usurper", id="0" * 32, ttl=ttl, sent=None, boot=None)
+            if isinstance(self.backend.swap(slot, other, PATIENCE), Applied):
+                return slot.claim
+
+    def await_renewal(self) -> None:
+        """Return when the lock has just been renewed: the next renewal is a third of the ttl away."""
+        first = self.slot().version
+        until(lambda: self.slot().version != first)
 
     @contextlib.contextmanager
     def frozen(self) -> Generator[None]:
         """Keep everybody from writing to the store."""
+        if not self.url.startswith("sqlite:"):
+            with self.site.frozen():
+                yield
+            return
         db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
         db.execute("BEGIN EXCLUSIVE")
         try:
@@ -161,8 +178,8 @@ class Shop:
 
 def deadline(claim: Claim | None) -> float:
     """When the lease ends that was last renewed by this record, on the holder's clock."""
-    assert claim is not None and claim.sent is not None
-    return claim.sent + Terms(claim.ttl).hold
+    assert claim is not None
+    return sent(claim) + Terms(claim.ttl).hold
 
 
 def until(true: Any, seconds: float = PATIENCE) -> None:

@@ -20,9 +20,10 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -33,6 +34,7 @@ from leases.contract import Backend
 from leases.record import Claim
 from leases.registry import open_backend
 from leases.store import Store
+from servers.process import Node
 from stubborn import Stubborn, fresh_url
 
 VARIABLE: Final = "LEASES_STORES"
@@ -46,16 +48,19 @@ class Kind:
     """One kind of store.
 
     Attributes:
-        name: what selects it: a parameter of tests, a mark, a word of `LEASES_STORES`.
+        name: what selects it: a parameter of tests, a mark, a word of `LEASES_STORES`; the fixture of its
+            server, if it has one.
         fresh: a URL that no other test has; it may ask for the fixture of a server.
         short: a ttl in seconds for what has to happen in real time.
         shared: other processes reach the same records.
+        served: by a server.
     """
 
     name: str
     fresh: Callable[[pytest.FixtureRequest], str]
     short: float
     shared: bool = True
+    served: bool = True
 
 
 class Site:
@@ -67,8 +72,9 @@ class Site:
         short: a ttl in seconds for what has to happen in real time.
     """
 
-    def __init__(self, kind: Kind, url: str) -> None:
+    def __init__(self, kind: Kind, url: str, server: Any = None) -> None:
         self.kind, self.url, self.short = kind, url, kind.short
+        self._server = server
         self._backends: list[Backend] = []
         self._stores: list[Store] = []
 
@@ -93,6 +99,20 @@ class Site:
     def another(self, store: Store) -> Store:
         """The same place as another process of the same host sees it."""
         return self.store(clock=store._hub.clock)
+
+    @contextmanager
+    def frozen(self) -> Generator[None]:
+        """The server stands still, and its connections are open and silent."""
+        nodes: Sequence[Node] = getattr(self._server, "nodes", ())
+        if not nodes:
+            pytest.skip("this server is no process of ours, and cannot be stopped")
+        try:
+            for node in nodes:
+                node.freeze()
+            yield
+        finally:
+            for node in nodes:
+                node.thaw()
 
     def close(self) -> None:
         """Close whatever was opened here, by its URL too."""
@@ -124,8 +144,8 @@ def _in_a_namespace(request: pytest.FixtureRequest) -> str:
 
 
 STORES: Final = (
-    Kind("memory", _in_memory, 0.4, shared=False),
-    Kind("sqlite", _in_a_file, 1.0),
+    Kind("memory", _in_memory, 0.4, shared=False, served=False),
+    Kind("sqlite", _in_a_file, 1.0, served=False),
     Kind("etcd", _on_a_server("etcd"), 1.5),
     Kind("zookeeper", _on_a_server("zookeeper"), 1.5),
     Kind("consul", _on_a_server("consul"), 1.5),
@@ -157,10 +177,16 @@ every_store: Final = _every(STORES)
 every_shared_store: Final = _every(SHARED)
 
 
+def _shown(value: object) -> str:
+    return ("+".join(map(str, value)) or "plain") if isinstance(value, tuple) else str(value)
+
+
 def _once(kinds: Sequence[Kind]) -> Callable[[str, Sequence[object]], pytest.MarkDecorator]:
     def every(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
         params = [
-            pytest.param(kind, value, id=f"{kind.name}-{value}", marks=getattr(pytest.mark, kind.name))
+            pytest.param(
+                kind, value, id=f"{kind.name}-{_shown(value)}", marks=getattr(pytest.mark, kind.name)
+            )
             for kind in _wanted(kinds)
             for value in (values if kind is kinds[0] else values[:1])
         ]
@@ -177,7 +203,7 @@ every_shared_store_once: Final = _once(SHARED)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A place in the store that the test was marked for; in memory where it was marked for none."""
     kind: Kind = getattr(request, "param", STORES[0])
-    made = Site(kind, kind.fresh(request))
+    made = Site(kind, kind.fresh(request), request.getfixturevalue(kind.name) if kind.served else None)
     yield made
     made.close()
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from leases_command import LEASES, Shop, until
+from stores import Site, every_shared_store, every_shared_store_once
 
 PRINT_ENVIRONMENT = "import os, json; print(json.dumps(dict(os.environ)))"
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
     yield shop
     shop.close()
 
@@ -49,6 +50,7 @@ def test_environment(shop: Shop) -> None:
     assert int(found["LEASES_TOKEN"]) == 1
 
 
+@every_shared_store
 def test_tokens_grow(shop: Shop) -> None:
     """Every hold has a larger token than the one before."""
     tokens = [int(shop.run("hold", "job", "-c", "echo $LEASES_TOKEN").stdout) for _ in range(3)]
@@ -104,7 +106,7 @@ def test_inherited_descriptors_and_nothing_of_ours(shop: Shop) -> None:
 # ---- how it ends ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [0, 1, 75, 255])
+@every_shared_store_once("code", [0, 1, 75, 255])
 def test_the_commands_own_code(shop: Shop, code: int) -> None:
     """The command's exit code is passed on, and nothing is said."""
     done = shop.run("hold", "job", "-c", f"exit {code}")
@@ -172,6 +174,7 @@ def test_conflict(taken: Shop, words: tuple[str, ...], code: int) -> None:
         assert done.stderr.count("\n") == 1 and "-w" in done.stderr
 
 
+@every_shared_store
 def test_waits_for_its_turn(shop: Shop) -> None:
     """Without -n it waits, and runs when the holder before it is gone."""
     first = shop.hold("--", "sleep", "60")
@@ -193,6 +196,7 @@ def test_verbose_says_once_for_whom_it_waits(shop: Shop) -> None:
     first.wait()
 
 
+@every_shared_store
 def test_others_may_hold_other_names(taken: Shop) -> None:
     """A lock keeps nobody from another name."""
     assert taken.run("hold", "other", "-n", "--", "true").returncode == 0
@@ -201,7 +205,7 @@ def test_others_may_hold_other_names(taken: Shop) -> None:
 # ---- without a command ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@every_shared_store_once("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_without_a_command(shop: Shop, number: int) -> None:
     """The lease is printed as one line of JSON, held until a signal, and released: success."""
     process = shop.start("hold", "job", "--holder", "me", "--ttl", "3", "--meta", "build=17")
@@ -216,6 +220,7 @@ def test_without_a_command(shop: Shop, number: int) -> None:
     assert shop.slot().claim is None
 
 
+@every_shared_store
 def test_without_a_command_and_lost(shop: Shop) -> None:
     """A lease that is lost ends it, with the code for that."""
     process = shop.hold("--ttl", "1", "--lost-exit-code", "7")
@@ -252,6 +257,7 @@ def test_closed_descriptors(shop: Shop, words: tuple[str, ...]) -> None:
 # ---- as JSON -------------------------------------------------------------------------------------
 
 
+@every_shared_store
 def test_json_of_a_run(shop: Shop) -> None:
     """With --json every line on stderr is an object, and the last one has the exit code."""
     done = shop.run("hold", "job", "--json", "-c", "echo out; exit 3")
@@ -262,6 +268,7 @@ def test_json_of_a_run(shop: Shop) -> None:
     assert done.stdout == "out\n"
 
 
+@every_shared_store
 def test_json_of_a_conflict(taken: Shop) -> None:
     """A conflict names the holder and how long its record lasts."""
     done = taken.run("hold", "job", "--json", "-n", "--", "true")
@@ -279,6 +286,7 @@ def test_json_of_an_error(shop: Shop) -> None:
     assert end["code"] == 127 == done.returncode
 
 
+@every_shared_store
 def test_metadata_and_holder_are_shown(shop: Shop) -> None:
     """--holder and --meta are what others see."""
     process = shop.hold("--holder", "me", "--meta", "a=1", "--meta", "b=x=y", "--", "sleep", "60")
@@ -291,6 +299,7 @@ def test_metadata_and_holder_are_shown(shop: Shop) -> None:
 # ---- what a command leaves running ---------------------------------------------------------------
 
 
+@every_shared_store
 def test_what_is_left_running_ends_before_the_release(shop: Shop) -> None:
     """Processes that the command leaves in its group are ended; until then the lock is held."""
     process = shop.beat("forking", "leaving", ttl=60)

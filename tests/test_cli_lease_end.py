@@ -16,14 +16,15 @@ import pytest
 from leases.cli.command import group_is_gone
 from leases.cli.supervisor import Grace
 from leases_command import BEATING, LEASES, Shop, alive, children, deadline, until
+from stores import Site, every_shared_store, every_shared_store_once
 
 TTL = 2.0
 HABITS = [(), ("stubborn",), ("forking", "stubborn")]
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
     yield shop
     shop.close()
 
@@ -42,12 +43,13 @@ def guardian_of(shop: Shop, process: subprocess.Popen[str]) -> int:
 # ---- the store fails -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("habits", HABITS)
+@every_shared_store_once("habits", HABITS)
 def test_store_that_hangs(shop: Shop, habits: tuple[str, ...]) -> None:
     """Renewals get no answer: the whole group is dead before the deadline, though it ignores SIGTERM."""
     process = shop.beat(*habits, ttl=TTL)
+    shop.await_renewal()
+    end = deadline(shop.slot().claim)
     with shop.frozen():
-        end = deadline(shop.slot().claim)
         _, err = process.communicate(timeout=30)
         assert shop.last_beat() < end
     assert process.returncode == 70
@@ -68,7 +70,7 @@ def test_sigterm_comes_first(shop: Shop, stopped: bool) -> None:
     assert (shop.folder / "cleaned").exists()
 
 
-@pytest.mark.parametrize("habits", HABITS)
+@every_shared_store_once("habits", HABITS)
 def test_superseded(shop: Shop, habits: tuple[str, ...]) -> None:
     """Another's claim stands in the store: the group is ended, by the deadline at most; the claim stays."""
     process = shop.beat(*habits, ttl=TTL, options=("--lost-exit-code", "9"))
@@ -90,6 +92,7 @@ def test_loss_as_json(shop: Shop) -> None:
     assert list(events)[-1] == "exit" and events["exit"]["code"] == 70
 
 
+@every_shared_store
 def test_a_renewed_lease_disturbs_nobody(shop: Shop) -> None:
     """A command may run for many ttls."""
     done = shop.run("hold", "job", "--ttl", "1.5", "--", "sleep", "4")
@@ -99,7 +102,7 @@ def test_a_renewed_lease_disturbs_nobody(shop: Shop) -> None:
 # ---- leases itself fails -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("habits", HABITS)
+@every_shared_store_once("habits", HABITS)
 def test_leases_is_killed(shop: Shop, habits: tuple[str, ...]) -> None:
     """`leases` is killed: the guardian ends the group before the deadline, and then itself."""
     process = shop.beat(*habits, ttl=TTL)
@@ -138,6 +141,7 @@ def test_leases_is_killed_with_closed_descriptors(shop: Shop) -> None:
     assert shop.last_beat() < end
 
 
+@every_shared_store
 def test_a_waiter_is_killed(shop: Shop) -> None:
     """Killed while it waits, it leaves no process, and its command does not begin."""
     holder = shop.hold("--", "sleep", "60")
@@ -152,7 +156,7 @@ def test_a_waiter_is_killed(shop: Shop) -> None:
     holder.wait()
 
 
-@pytest.mark.parametrize("habits", HABITS)
+@every_shared_store_once("habits", HABITS)
 def test_leases_is_stopped(shop: Shop, habits: tuple[str, ...]) -> None:
     """`leases` is stopped: the group is dead before another gets the lock; continued, it tells the loss."""
     process = shop.beat(*habits, ttl=TTL)

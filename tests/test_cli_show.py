@@ -15,11 +15,12 @@ from leases.cli.listing import table
 from leases.cli.status import describe
 from leases.store import Status
 from leases_command import Shop
+from stores import Site
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
     yield shop
     shop.close()
 

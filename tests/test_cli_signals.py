@@ -13,6 +13,7 @@ import pytest
 
 from leases.cli.waiting import GIVE_UP_SECONDS
 from leases_command import LEASES, Shop, alive, children, until
+from stores import Site, every_shared_store, every_shared_store_once
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 
@@ -27,8 +28,8 @@ time.sleep(60)
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
     yield shop
     shop.close()
 
@@ -94,7 +95,7 @@ def _acquiring(shop: Shop) -> subprocess.Popen[str]:
 # ---- while the command runs ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT])
+@every_shared_store_once("number", [*ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT])
 def test_passed_on(shop: Shop, number: int) -> None:
     """The command gets the signal, and its own answer to it is the result."""
     process = shop.start("hold", "job", "--", sys.executable, "-c", LISTENING)
@@ -112,6 +113,7 @@ def test_the_whole_group_gets_it(shop: Shop) -> None:
     assert not any(alive(who) for who, _ in shop.beats())
 
 
+@every_shared_store
 def test_stopped_and_continued(shop: Shop) -> None:
     """SIGTSTP stops the command and not the renewal; SIGCONT lets it go on."""
     process = shop.beat(ttl=1.5)

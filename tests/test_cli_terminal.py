@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from leases_command import LEASES, Shop, alive, until
+from stores import Site
 from terminals import Terminal
 
 IN_FOREGROUND = "import os; print('foreground', os.tcgetpgrp(0) == os.getpgrp())"
@@ -21,8 +22,8 @@ Open = Callable[..., Terminal]
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
     yield shop
     shop.close()
 

@@ -17,6 +17,7 @@ from leases.cli import COMMANDS, hold
 from leases.cli.console import plain, span
 from leases.cli.options import Parser, duration, exit_code, pair
 from leases_command import Shop
+from stores import Site
 
 OPTIONS = (
     "-n", "--nonblock", "-w", "--wait", "--timeout", "-E", "--conflict-exit-code", "--lost-exit-code",
@@ -26,8 +27,8 @@ OPTIONS = (
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path)
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
     yield shop
     shop.close()
 
