@@ -15,6 +15,7 @@ from typing import TextIO
 import pytest
 
 from leases import connect
+from stores import Site, every_shared_store
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -27,9 +28,9 @@ Machine._ripe_in = lambda self, now, slot: right(self, now, slot) - 0.3
 
 
 @pytest.fixture(autouse=True)
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store of the test's own, for the example too."""
-    url = f"sqlite:{tmp_path / 'leases.db'}"
+    url = site.url if site.kind.shared else f"sqlite:{tmp_path / 'leases.db'}"
     monkeypatch.setenv("LEASES_URL", url)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, a line and its end are two writes
     return url
@@ -86,6 +87,7 @@ def test_the_demo_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+@every_shared_store
 def test_one_at_a_time() -> None:
     """Of two that are started at once, one does all its steps before the other begins."""
     with two_of("one_at_a_time.py") as (processes, lines):
@@ -95,6 +97,7 @@ def test_one_at_a_time() -> None:
     assert half == 5 and len(set(worked[:half])) == 1 and len(set(worked[half:])) == 1
 
 
+@every_shared_store
 def test_nightly_job(url: str) -> None:
     """It runs where nobody else does, and is skipped where somebody does."""
     assert run("nightly_job.py").splitlines() == ["wrote orders", "wrote payments", "wrote stock", "done"]
@@ -102,6 +105,7 @@ def test_nightly_job(url: str) -> None:
         assert run("nightly_job.py") == "skipped: another runs it\n"
 
 
+@every_shared_store
 def test_hot_standby() -> None:
     """When the one that works is killed, the other takes over with a higher token."""
     with two_of("hot_standby.py") as (processes, lines):
@@ -118,6 +122,7 @@ def _next_tick(lines: TextIO, other_than: int) -> tuple[int, int]:
     raise AssertionError("nobody works any more")
 
 
+@every_shared_store
 def test_asyncio_worker() -> None:
     """Each of three tasks copies all its pages before the next has the lock."""
     lines = run("asyncio_worker.py").splitlines()
@@ -146,6 +151,7 @@ def test_watch_the_lease() -> None:
     assert told.index("jeopardy") < told.index("lost:") < told.index("the work has stopped")
 
 
+@every_shared_store
 def test_decorator() -> None:
     """Functions of both colours run under their lock, and one that may not wait says who has it."""
     told = run("decorator.py").splitlines()
@@ -154,6 +160,7 @@ def test_decorator() -> None:
     assert told[3:] == ["tidied up"]
 
 
+@every_shared_store
 def test_shared_store() -> None:
     """Three locks on one connection are listed with what their holder shows, and one is watched."""
     told = re.sub(r"token \d+", "token N", run("shared_store.py")).splitlines()
@@ -170,6 +177,7 @@ def test_shared_store() -> None:
     ]
 
 
+@every_shared_store
 def test_cron(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command runs with its token in the environment, and is skipped in silence where another runs it."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
