@@ -1,0 +1,340 @@
+"""Waking those who wait for a key of Consul: questions that the server answers when something has changed.
+
+A question is held open for five minutes and asked again with the index of its answer, so a silent lock
+costs a request in five minutes, and a lock under renewal one for each renewal. Each of the first few names
+has a question and a connection of its own; all others share one question for the folder that they are in,
+which is answered with everything in it: connections do not grow with names, and the pauses between
+such answers grow with their cost.
+
+An index is the store's, and may go back when that is restored; then it begins at nothing again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from typing import Final
+
+from leases.contract import Notify, Slot
+from leases.errors import RecordRefused, StoreError, StoreUnavailable
+from leases_backends._consul_http import Answer, Line, NotSent
+from leases_backends._consul_kv import Entry, Space
+
+ALONE: Final = 4  # names that have a question of their own
+WAIT: Final = 300  # seconds for which the server may keep silent; it adds up to a sixteenth
+_SILENCE: Final = WAIT * 17 / 16 + 15.0
+_BACK_OFF: Final = (0.05, 5.0)  # seconds after the first failure, and at most
+_IDLE_TALK: Final = (0.001, 0.1)  # the same after an answer that was no news: others' writes can cause them
+_SHARE: Final = 4.0  # the crowd's question rests for so many times what its answer cost
+
+
+class Watch:
+    """Hints of one name to one listener."""
+
+    def __init__(self, watcher: Watcher, seen: Slot, notify: Notify, user: object) -> None:
+        self.name: Final = seen.name
+        self.user: Final = user
+        self._seen = seen
+        self._notify: Notify | None = notify
+        self._watcher = watcher
+
+    def tell(self, slot: Slot | None) -> None:
+        """Pass on what stands there, unless it is known or older; None: what is not ours, or not known."""
+        notify = self._notify
+        if notify is None:
+            return
+        if slot is not None:
+            if slot.version == self._seen.version or (slot.order or 0) < (self._seen.order or 0):
+                return
+            self._seen = slot
+        notify(slot)
+
+    def close(self) -> None:
+        self._notify = None
+        self._watcher.discard(self)
+
+
+class Watcher:
+    """All who wait in this process for keys of one URL."""
+
+    def __init__(self, space: Space) -> None:
+        self._space: Final = space
+        self.forked()
+
+    def forked(self) -> None:
+        """In the child of a fork, and at the beginning: nobody waits, and no thread runs."""
+        self._mutex = threading.Lock()
+        self._watches: dict[str, set[Watch]] = {}
+        self._alone: dict[str, _Alone] = {}
+        self._crowd: _Crowd | None = None
+        self._crowded: set[str] = set()
+
+    def add(self, seen: Slot, notify: Notify, user: object) -> Watch:
+        """Tell of every change to a name since it was seen, until closed, or until the user is forgotten.
+
+        Raises:
+            StoreUnavailable: no thread can be started to listen.
+        """
+        watch = Watch(self, seen, notify, user)
+        with self._mutex:
+            self._watches.setdefault(seen.name, set()).add(watch)
+            listener = self._listener(seen)
+            known = listener.joined(seen)
+        if known is not seen:
+            watch.tell(known)
+        return watch
+
+    def discard(self, watch: Watch) -> None:
+        """Tell it nothing more. The question stays open until it is answered: who waits often comes again."""
+        with self._mutex:
+            others = self._watches.get(watch.name, set())
+            others.discard(watch)
+            if not others:
+                self._watches.pop(watch.name, None)
+                self._crowded.discard(watch.name)
+
+    def forget(self, user: object) -> None:
+        """Close all watches of a user."""
+        with self._mutex:
+            watches = [watch for group in self._watches.values() for watch in group if watch.user is user]
+        for watch in watches:
+            watch.close()
+
+    def close(self) -> None:
+        """End all questions, once there are no users."""
+        with self._mutex:
+            listeners: list[_Listener] = [*self._alone.values()]
+            listeners += [self._crowd] if self._crowd is not None else []
+            self._alone, self._crowd = {}, None
+        for listener in listeners:
+            listener.end()
+        for listener in listeners:
+            listener.join()
+
+    def tell(self, name: str, slot: Slot | None) -> None:
+        """Tell all who wait for a name what stands there."""
+        with self._mutex:
+            watches = tuple(self._watches.get(name, ()))
+        for watch in watches:
+            watch.tell(slot)
+
+    # The mutex is held in what follows.
+
+    def _listener(self, seen: Slot) -> _Listener:
+        """Whose answers will tell of a name."""
+        name = seen.name
+        if name in self._alone:
+            return self._alone[name]
+        if name not in self._crowded and (len(self._alone) < ALONE or self._make_room()):
+            self._alone[name] = alone = _Alone(self, self._space, seen)
+            try:
+                alone.start()
+            except BaseException:
+                del self._alone[name]
+                raise
+            return alone
+        self._crowded.add(name)
+        if self._crowd is None:
+            self._crowd = crowd = _Crowd(self, self._space)
+            try:
+                crowd.start()
+            except BaseException:
+                self._crowd = None
+                raise
+        return self._crowd
+
+    def _make_room(self) -> bool:
+        """End a question that nobody waits for any more, if there is one."""
+        for name, alone in self._alone.items():
+            if name not in self._watches:
+                del self._alone[name]
+                alone.end()
+                return True
+        return False
+
+    # Asked by the listeners.
+
+    def still_alone(self, alone: _Alone) -> bool:
+        """Whether somebody waits for this one's answers; if not, it is over."""
+        with self._mutex:
+            mine = self._alone.get(alone.name) is alone
+            if mine and alone.name not in self._watches:
+                del self._alone[alone.name]
+                return False
+            return mine
+
+    def crowded(self, crowd: _Crowd) -> set[str]:
+        """The names that the crowd's question is for; if there are none, it is over."""
+        with self._mutex:
+            if self._crowd is crowd and not self._crowded:
+                self._crowd = None
+            return set(self._crowded) if self._crowd is crowd else set()
+
+
+class _Listener:
+    """A thread that asks one question after the other, over a connection of its own."""
+
+    def __init__(self, watcher: Watcher, space: Space) -> None:
+        self._watcher, self._space = watcher, space
+        self._index = 0
+        self._anew = False  # the question was cut to be asked in another way
+        self._over = threading.Event()
+        self._line: Line | None = None
+        self._thread = threading.Thread(target=self._run, name="leases-consul-watch", daemon=True)
+
+    def start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # The interpreter is ending, or the system has no thread to spare.
+            raise StoreUnavailable(f"{self._space.wire.shown} cannot be watched: {error}") from error
+
+    def end(self) -> None:
+        """Ask no more, and do not wait for the answer; from any thread."""
+        self._over.set()
+        self._cut()
+
+    def join(self) -> None:
+        """Wait for the end, a moment at most."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+
+    def joined(self, seen: Slot) -> Slot | None:
+        """One more waits for a name: what is known of it that this one may not have seen; None: ask."""
+        raise NotImplementedError
+
+    def _listen(self) -> float | None:
+        """Ask once, tell what the answer shows, and say for how long to rest; None when it is over."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        failures = 0
+        try:
+            while not self._over.is_set():
+                try:
+                    rest = self._listen()
+                    failures = 0
+                except StoreError:  # Who waits notices by itself, and is told by its own requests why.
+                    self._hang_up()
+                    if self._anew:
+                        self._anew = False
+                        continue
+                    failures += 1
+                    rest = _doubled(_BACK_OFF, failures) * random.uniform(0.5, 1)
+                if rest is None:
+                    return
+                if rest:
+                    self._over.wait(rest)
+        finally:
+            self._hang_up()
+
+    def _ask(self, key: str, **query: str | int) -> Answer:
+        """The answer, as soon as there is one for an index above the last."""
+        if self._line is None:
+            self._line = self._space.wire.line()
+            if self._over.is_set():  # Asked after the line is there to be cut.
+                raise NotSent("it is over")
+        if self._index:
+            query |= {"index": self._index, "wait": f"{WAIT}s"}
+        target = self._space.target(f"kv/{key}", **query)
+        answer = self._space.checked(self._line.ask("GET", target, None, _SILENCE))
+        # An index that went back says nothing about what is new: ask for what stands there now.
+        self._index = 0 if answer.index < self._index else max(answer.index, 1)
+        return answer
+
+    def _cut(self) -> None:
+        line = self._line
+        if line is not None:
+            line.cut()
+
+    def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+
+class _Alone(_Listener):
+    """The question for one name."""
+
+    def __init__(self, watcher: Watcher, space: Space, seen: Slot) -> None:
+        super().__init__(watcher, space)
+        self.name: Final = seen.name
+        self._index = seen.order or 0
+        self._known: Slot | None = seen  # as the last answer showed it; None where it was not ours
+        self._rest = 0.0
+
+    def joined(self, seen: Slot) -> Slot | None:
+        return self._known
+
+    def _listen(self) -> float | None:
+        if not self._watcher.still_alone(self):
+            return None
+        answer = self._ask(self._space.key(self.name))
+        before = self._known
+        try:
+            self._known = self._space.slot(self.name, answer)
+        except RecordRefused:
+            self._known = None
+        self._watcher.tell(self.name, self._known)
+        news = self._known is None or before is None or self._known.version != before.version
+        self._rest = 0.0 if news else min(max(2 * self._rest, _IDLE_TALK[0]), _IDLE_TALK[1])
+        return self._rest
+
+
+class _Crowd(_Listener):
+    """The one question for all names that have none of their own."""
+
+    def __init__(self, watcher: Watcher, space: Space) -> None:
+        super().__init__(watcher, space)
+        self._folder: str | None = None
+        self._versions: dict[str, int | None] = {}  # as they were last told
+
+    def joined(self, seen: Slot) -> Slot | None:
+        if self._folder is not None and not self._space.key(seen.name).startswith(self._folder):
+            self._anew = True  # The question is too narrow.
+            self._cut()
+        return None
+
+    def _listen(self) -> float | None:
+        names = self._watcher.crowded(self)
+        if not names:
+            return None
+        folder = _folder([self._space.key(name) for name in names])
+        if self._folder is None or not folder.startswith(self._folder):
+            self._folder, self._index = folder, 0
+        answer = self._ask(self._folder, recurse="")
+        began = time.thread_time()
+        self._tell(answer)
+        return min(_SHARE * (time.thread_time() - began) + 0.002, 1.0)
+
+    def _tell(self, answer: Answer) -> None:
+        found: dict[str, Entry] = {entry["Key"]: entry for entry in self._space.entries(answer)}
+        versions: dict[str, int | None] = {}
+        for name in self._watcher.crowded(self):
+            entry = found.get(self._space.key(name))
+            versions[name] = entry["ModifyIndex"] if entry is not None else None
+            if name not in self._versions or versions[name] != self._versions[name]:
+                self._watcher.tell(name, self._slot(name, entry, answer.index))
+        self._versions = versions
+
+    def _slot(self, name: str, entry: Entry | None, index: int) -> Slot | None:
+        if entry is None:
+            return Slot(name, None, None, index, index)
+        with contextlib.suppress(RecordRefused):
+            return self._space.slot_of(name, entry)
+        return None
+
+
+def _folder(keys: list[str]) -> str:
+    """The innermost folder that holds them all."""
+    low, high = min(keys), max(keys)
+    same = next(
+        (at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low)
+    )
+    return low[: low.rfind("/", 0, same) + 1]
+
+
+def _doubled(limits: tuple[float, float], times: int) -> float:
+    first, most = limits
+    return min(first * (1 << min(times, 16)), most)
