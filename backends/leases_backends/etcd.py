@@ -1,0 +1,166 @@
+"""etcd, over gRPC.
+
+The primitive is a transaction that compares a key's `mod_revision` and puts or deletes it, and otherwise
+reads it. A token is the revision of the acquiring write; release deletes the key.
+
+  Cut off         A member without a leader says so and another is asked. Without a majority nothing can be
+                  written: holders step down at their deadlines, and nobody succeeds them until it is back.
+  In doubt        A request that timed out, or whose connection broke, may have been executed: it is found out
+                  by reading. It is never sent again.
+  Leases          of etcd's own decide nothing. A *janitor* lease removes the records of dead processes, long
+                  after anybody believes in them.
+  Restored        from a backup, revisions go back, unless it is done with `--bump-revision`: a process that
+                  has seen higher ones refuses the store; others cannot know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from leases.contract import Applied, Backend, Conflict, Notify, Outcome, Slot, Traits, Unknown, Watch
+from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
+from leases.record import Claim, encode
+from leases_backends import _etcd_messages as messages
+from leases_backends._etcd_client import Client, client_at, leave
+from leases_backends._etcd_errors import LeaseGone, NotExecuted
+from leases_backends._etcd_watch import Change
+from leases_backends._etcd_wire import RANGE, TXN
+from leases_backends._url import TLS, Address, address
+
+PORT: Final = 2379
+PREFIX: Final = "leases"
+PAGE: Final = 500  # records per request of a scan
+TRAITS: Final = Traits(
+    "etcd",
+    release_deletes=True,
+    token_from_write=True,
+    least_ttl=1.0,
+    token_source="the revision of the acquiring write, of the whole cluster",
+    failover="ttl + one round trip; some 1.5 s more if etcd has to elect a leader of its own",
+    restore="revisions go back: stop all clients, restore with --bump-revision --mark-compacted, start them",
+)
+
+_MOD: Final = messages.Compare.MOD
+
+
+def connect(url: str) -> Etcd:
+    """A connection to the cluster that the URL names; the first call talks to it.
+
+    `etcd://h1:2379,h2:2379/prefix`, or `etcds:` with TLS. Without a prefix keys begin with `leases/`.
+
+    Raises:
+        ConfigurationError: an unknown parameter, a user without a password, a file that will not do.
+    """
+    found = address(url, port=PORT, known=(*TLS, "password_file"))
+    has_password = bool(found.password) + ("password_file" in found.options)
+    if has_password != bool(found.user):
+        fault = "a password without a user" if not found.user else "a user without a password"
+        fault = "two passwords" if has_password > 1 else fault
+        advice = "write user:password@ before the host, or user@ there and password_file=FILE"
+        raise ConfigurationError(f"{found.shown}: there is {fault}; {advice}")
+    # In any order they are the same cluster, and have one identity.
+    hosts = tuple(sorted(set(found.hosts)))
+    return Etcd(replace(found, hosts=hosts, path=found.path or PREFIX))
+
+
+class Etcd(Backend):
+    """One user of a cluster; all of a process with the same hosts and credentials share its connections."""
+
+    def __init__(self, address: Address) -> None:
+        self.traits = TRAITS
+        self.identity = address.shown
+        self.prefix = f"{address.path}/".encode()
+        self._closed = False
+        self._client: Client = client_at(replace(address, path=""), self)
+
+    def read(self, name: str, timeout: float) -> Slot:
+        question = messages.RangeRequest(key=self.prefix + name.encode())
+        answer = self._open().call(RANGE, question, timeout, who=self.identity)
+        return _slot(name, answer)
+
+    def swap(self, seen: Slot, claim: Claim | None, timeout: float) -> Outcome:
+        body, client = None if claim is None else encode(claim), self._open()
+        if body is None and seen.version is None:
+            return Conflict()
+        ttl = 0.0 if claim is None else claim.ttl
+        lease = client.janitors.lease(ttl)
+        try:
+            answer = client.call(TXN, self._transaction(seen, body, lease), timeout, who=self.identity)
+        except NotExecuted as error:
+            if isinstance(error, LeaseGone):
+                client.janitors.gone(lease)
+            return Unknown(error, void=True)
+        except StoreUnavailable as error:
+            return Unknown(error)
+        if not answer.succeeded:
+            return Conflict(_slot(seen.name, answer.responses[0].response_range, answer.header.revision))
+        revision = answer.header.revision
+        if claim is None or body is None:
+            return Applied(Change(revision, None).slot(seen.name))
+        client.janitors.replenish(ttl)
+        floor = revision if claim.token is None else max(revision, claim.token)
+        return Applied(Slot(seen.name, revision, claim, revision, floor, body))
+
+    def watch(self, seen: Slot, notify: Notify) -> Watch:
+        return self._open().watcher.add(self.prefix + seen.name.encode(), seen, notify, self)
+
+    def scan(self, prefix: str, timeout: float) -> Iterable[Slot | Exception]:
+        from time import monotonic
+
+        until = monotonic() + timeout
+        begin = self.prefix + prefix.encode()
+        end, found = _end_of(begin), list[Slot | Exception]()
+        while True:
+            question = messages.RangeRequest(key=begin, range_end=end, limit=PAGE)
+            answer = self._open().call(RANGE, question, until - monotonic(), who=self.identity)
+            for pair in answer.kvs:
+                name = pair.key[len(self.prefix) :].decode(errors="replace")
+                try:
+                    found.append(Change(pair.mod_revision, pair.value).slot(name))
+                except RecordRefused as refused:
+                    found.append(refused)
+            if not answer.more:
+                return found
+            begin = answer.kvs[-1].key + b"\0"
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._client.watcher.forget(self)
+            leave(self._client, self)
+
+    def forked(self) -> None:
+        """Nothing is left to drop: the connections were closed before the fork, in the parent."""
+
+    def _transaction(self, seen: Slot, body: bytes | None, lease: int) -> messages.TxnRequest:
+        key = self.prefix + seen.name.encode()
+        version = seen.version if isinstance(seen.version, int) else 0
+        if body is None:
+            write = messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))
+        else:
+            write = messages.RequestOp(request_put=messages.PutRequest(key=key, value=body, lease=lease))
+        return messages.TxnRequest(
+            compare=[messages.Compare(target=_MOD, key=key, mod_revision=version)],
+            success=[write],
+            failure=[messages.RequestOp(request_range=messages.RangeRequest(key=key))],
+        )
+
+    def _open(self) -> Client:
+        if self._closed:
+            raise StoreUnavailable(f"{self.identity} was closed; connect again")
+        return self._client
+
+
+def _slot(name: str, answer: messages.RangeResponse, revision: int | None = None) -> Slot:
+    """What a read of one key shows; the revision of a read within a transaction is the transaction's."""
+    if answer.kvs:
+        pair = answer.kvs[0]
+        return Change(pair.mod_revision, pair.value).slot(name)
+    return Change(answer.header.revision if revision is None else revision, None).slot(name)
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """The first key behind all that begin so. The last byte of UTF-8 is never the highest there is."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
