@@ -48,12 +48,13 @@ class TestConsul(ConsulSuite):
         return consul.url
 
 
-class TestClusterOfThree(ConsulSuite):
-    @pytest.fixture(scope="class")
-    def cluster(self) -> Iterator[ConsulServer]:
-        with launched("consul", nodes=3) as server:
-            yield server
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ConsulServer]:
+    with launched("consul", nodes=3) as server:
+        yield server
 
+
+class TestClusterOfThree(ConsulSuite):
     @pytest.fixture
     def url(self, cluster: ConsulServer) -> str:
         return cluster.url
