@@ -5,12 +5,13 @@ OTHERS ?= 3.11 3.12 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+ON_SERVERS := etcd or zookeeper or consul or kubernetes
 
-.PHONY: help demo venv check test others explore simulate picture bench clean
+.PHONY: help demo venv check servers test test-versions test-docker others explore simulate picture bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo:  ## three processes, one lock: needs Python alone, no network and no installation
 	@sh .ci/recent "$(PYTHON)"
@@ -28,9 +29,19 @@ check: venv  ## linter, formatter and both type checkers
 	$(BIN)/mypy
 	$(BIN)/pyright --warnings
 
-test: check  ## the checks, the whole suite, and its quick part on every other Python found here
+servers: venv  ## get the servers of the tests: built once, some ten minutes on two cores
+	@PYTHONPATH=tests $(BIN)/python -m servers.get
+
+test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory others
+
+test-versions: venv  ## what asks for a server, against the oldest versions that we support
+	@LEASES_VERSIONS=old PYTHONPATH=tests $(BIN)/python -m servers.get --insist
+	LEASES_VERSIONS=old $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
+
+test-docker: venv  ## the same in containers: official images, or what is built here under their names
+	PYTHONPATH=tests $(BIN)/python -m servers.engine -- $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
 
 others: $(OTHERS:%=python-%)  ## the quick part of the suite on the other Pythons found here
 

@@ -83,9 +83,7 @@ def build(wanted: Wanted) -> Path:
     with _locked(cache() / f".{wanted.name}.lock"):
         if (there := built(wanted)) is not None:
             return there
-        print(
-            f"servers: {wanted.name} is built, which takes about {wanted.takes}", file=sys.stderr, flush=True
-        )
+        print(f"servers: {wanted.name} is built, in {wanted.takes}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix=f".{wanted.name}.", dir=cache()) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
@@ -111,9 +109,7 @@ def _locked(path: Path) -> Generator[None]:
 
 
 def _by_go(wanted: Wanted, source: Go, folder: Path) -> None:
-    go = _required(
-        "go", wanted, "golang-go", "a Go of 1.21 or newer, which fetches the version that it needs"
-    )
+    go = _required("go", wanted, "golang-go", "Go 1.21 or newer, which fetches the Go it needs")
     linker = "-s -w" + (f" -X {source.sets}" if source.sets else "")
     command = [
         go,

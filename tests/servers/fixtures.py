@@ -76,11 +76,12 @@ def launched(server: str, **options: Any) -> Generator[Any]:
     The result is what `servers/SERVER.py` starts; it is not said here, so that no test imports the
     client libraries of servers that it does not ask for.
     """
-    with _or_absent():
-        start: Callable[..., Any] = importlib.import_module(f"servers.{server}").start
-        started = start(_folder(server), **options)
-    with contextlib.closing(started):
-        yield started
+    with tempfile.TemporaryDirectory(prefix=f"leases-{server}-", ignore_cleanup_errors=True) as folder:
+        with _or_absent():
+            start: Callable[..., Any] = importlib.import_module(f"servers.{server}").start
+            started = start(Path(folder), **options)
+        with contextlib.closing(started):
+            yield started
 
 
 @contextlib.contextmanager
@@ -105,7 +106,3 @@ def _or_absent() -> Generator[None]:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
-
-
-def _folder(server: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f"leases-{server}-"))

@@ -71,35 +71,51 @@ class Reaper:
 REAPER: Final = Reaper()
 
 
+class _Left:
+    """What is to be ended and removed."""
+
+    def __init__(self) -> None:
+        self._pids: set[int] = set()
+        self._folders: set[str] = set()
+
+    def told(self, line: str) -> None:
+        verb, _, what = line.partition(" ")
+        match verb:
+            case "watch":
+                self._pids.add(int(what))
+            case "forget":
+                self._pids.discard(int(what))
+            case "remove":
+                self._folders.add(what)
+            case _:
+                self._folders.discard(what)
+
+    def end(self) -> None:
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(pid) == pid:  # as each was started; another's would rarely do that
+                    os.kill(pid, signal.SIGKILL)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def main(parent: int) -> None:
     """Follow what is said on standard input; at its end, or the parent's, end and remove what is left."""
-    pids: set[int] = set()
-    folders: set[str] = set()
+    left = _Left()
     rest = b""
-    while os.getppid() == parent:
+    while True:
+        # Whatever has been said is read first: the parent may have ended before this began.
         if not select.select([0], [], [], LOOK_S)[0]:
-            continue
+            if os.getppid() == parent:
+                continue
+            break
         read = os.read(0, 65536)
         if not read:
             break
         *lines, rest = (rest + read).split(b"\n")
         for line in lines:
-            verb, _, what = line.decode().partition(" ")
-            match verb:
-                case "watch":
-                    pids.add(int(what))
-                case "forget":
-                    pids.discard(int(what))
-                case "remove":
-                    folders.add(what)
-                case _:
-                    folders.discard(what)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(pid) == pid:  # as each was started; another's would rarely do that
-                os.kill(pid, signal.SIGKILL)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+            left.told(line.decode())
+    left.end()
 
 
 if __name__ == "__main__":
