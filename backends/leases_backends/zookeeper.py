@@ -36,7 +36,6 @@ from leases.contract import (
     Traits,
     Unknown,
     Watch,
-    absent,
 )
 from leases.errors import ConfigurationError, RecordRefused, StoreDenied, StoreUnavailable
 from leases.record import Claim, encode
@@ -284,25 +283,26 @@ class Zookeeper(Backend):
         return (session.birth(path, czxid) or "") if node.czxid == czxid else None
 
     def _commit(self, session: Session, until: float, path: str, fill: Callable[[Any], None]) -> Any:
-        """Send a transaction: the answers of its parts, or what it ran into.
+        """Send a transaction: the answers of its parts, or what it ran into; raises as `_judged` does.
+
+        Raises:
+            StoreUnavailable: nobody knows whether it was done.
+        """
+        (answers,) = session.ask(until, _transaction(fill))
+        return self._judged(answers, path)
+
+    def _judged(self, answers: Any, path: str) -> Any:
+        """The answers of a transaction's parts, or what it ran into: another version, another node.
 
         Raises:
             StoreDenied: it is not allowed.
             NotDone: one of its parts failed for another reason, so that none was done.
-            StoreUnavailable: nobody knows whether it was done.
         """
-
-        def send(client: Any) -> Any:
-            transaction = client.transaction()
-            fill(transaction)
-            return transaction.commit_async()
-
-        (answers,) = session.ask(until, send)
         fault = answers if isinstance(answers, Exception) else fault_of(answers)
         if fault is None or isinstance(fault, _IN_THE_WAY):
             return fault or answers
-        denied = translate(fault, f"{self.identity}: {path}: writing it")
-        raise denied if isinstance(denied, StoreDenied) else NotDone(str(denied)) from fault
+        error = translate(fault, f"{self.identity}: {path}: writing it")
+        raise error if isinstance(error, StoreDenied) else NotDone(str(error)) from fault
 
     def _made(self, session: Session, path: str, body: bytes, birth: str, answers: Any) -> Node:
         stat = next(answer for answer in answers if isinstance(answer, ZnodeStat))
@@ -329,30 +329,43 @@ class Zookeeper(Backend):
         return Conflict(slot if slot.version != seen.version else None)
 
     def remove(self, seen: Slot, timeout: float) -> Outcome:
-        session, until, path = self._open(), time.monotonic() + timeout, self._path(seen.name)
+        session, until = self._open(), time.monotonic() + timeout
         if seen.version is None:
             return Conflict()
-        _, version = _stamp(seen)
         try:
-            (children,) = session.ask(until, _children(path))
-            births = [] if isinstance(children, Exception) else children[0]
-            if any(not child.startswith(BIRTH) for child in births):
-                raise RecordRefused(seen.name, "its node has children of somebody else's", seen.body)
-
-            def delete(transaction: Any) -> None:
-                for birth in births:
-                    transaction.delete(f"{path}/{birth}", 0)
-                transaction.delete(path, version)
-
-            answers = self._commit(session, until, path, delete)
+            gone = self._delete(session, seen, until)
         except NotDone as error:
             return Unknown(error, void=True)
         except StoreUnavailable as error:
             return Unknown(error)
+        return Applied(gone) if gone is not None else self._conflict(seen, until)
+
+    def _delete(self, session: Session, seen: Slot, until: float) -> Slot | None:
+        """Delete exactly the version that was seen, and its birth; None where another stands there."""
+        path, (czxid, version) = self._path(seen.name), _stamp(seen)
+        try:
+            (below,) = session.ask(until, _children(path))
+        except StoreUnavailable as error:
+            raise NotDone(str(error)) from error
+        if isinstance(below, NoAuthError):
+            raise translate(below, f"{self.identity}: {path}: listing it") from below
+        if isinstance(below, NoNodeError) or below[1].czxid != czxid:
+            return None
+        if any(not child.startswith(BIRTH) for child in below[0]):
+            raise RecordRefused(seen.name, "its node has children of somebody else's", seen.body)
+
+        def delete(transaction: Any) -> None:
+            for birth in below[0]:
+                transaction.delete(f"{path}/{birth}", 0)
+            transaction.delete(path, version)
+
+        # What is asked in one go is answered in order: the parent's number is not below that of the deletion.
+        answers, above = session.ask(until, _transaction(delete), _exists(self._parent))
         session.remember(path, 0, None)
-        if isinstance(answers, Exception):
-            return self._conflict(seen, until)
-        return Applied(absent(seen.name))
+        if isinstance(self._judged(answers, path), Exception):
+            return None
+        number = seen.floor if above is None else above.pzxid
+        return Slot(seen.name, None, order=number, floor=number)
 
     # ---- the rest --------------------------------------------------------------------------------
 
@@ -394,6 +407,15 @@ def _split(answers: list[Any], size: int) -> tuple[list[int], list[Any], list[in
     """The numbers of the parents before, what was asked between, and the numbers after."""
     before, between, after = answers[:size], answers[size:-size], answers[-size:]
     return [s.pzxid for s in before if s is not None], between, [s.pzxid for s in after if s is not None]
+
+
+def _transaction(fill: Callable[[Any], None]) -> Callable[[Any], Any]:
+    def send(client: Any) -> Any:
+        transaction = client.transaction()
+        fill(transaction)
+        return transaction.commit_async()
+
+    return send
 
 
 def _get(path: str) -> Callable[[Any], Any]:
