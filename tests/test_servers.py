@@ -217,7 +217,9 @@ def line(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Wanted:
     recipe.mkdir(parents=True)
     (recipe / "go.mod").write_text("module thing\n")
     monkeypatch.setattr(table, "BUILDS", empty / "builds")
-    return Wanted("thing", "1.2.3", "thing", Go("example.test/thing", "version=1.2.3"), "thing:1.2.3")
+    return Wanted(
+        "thing", "1.2.3", "thing", Go("example.test/thing", "version=1.2.3"), "thing:1.2.3", "/thing"
+    )
 
 
 def test_a_server_is_built_once_by_its_recipe(line: Wanted, empty: Path) -> None:

@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import pytest
 
 from servers import get
-from servers.containers import container
 from servers.given import given
 
 
@@ -86,9 +85,9 @@ def launched(server: str, **options: Any) -> Generator[Any]:
 
 @contextlib.contextmanager
 def _shared(server: str) -> Generator[Shared]:
-    """By the first way there is: an address, a container, a process."""
+    """The one that the environment names, or one of our own."""
     with _or_absent():
-        found: Shared | None = given(server) or container(server)
+        found: Shared | None = given(server)
     if found is None:
         with launched(server) as own:
             yield own

@@ -17,19 +17,24 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers import containers
 from servers.build import Missing, build, built, tool
 from servers.table import SERVERS, Versions, Wanted, variable, wanted
 
-__all__ = ["Missing", "Program", "address", "insists_on_docker", "java", "program", "versions"]
+__all__ = ["Missing", "Program", "address", "java", "program", "versions"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A server that can be started: its program (of ZooKeeper the folder of its jars) and its version."""
+    """A server that can be started: its program (of ZooKeeper the folder of its jars) and its version.
+
+    With an image it is in there, and runs in a container.
+    """
 
     server: str
     version: str
     path: Path
+    image: str | None = None
 
 
 def versions() -> Versions:
@@ -52,15 +57,18 @@ def insists_on_docker() -> bool:
 
 @functools.cache
 def program(server: str, of: Versions | None = None) -> Program:
-    """A program that is here already, for a server of the test's own.
+    """A program that is here already: in an image, in the cache or on PATH.
 
     Raises:
-        Missing: it is not here, or SERVERS=docker.
+        Missing: it is not here; what gets it.
     """
     line = wanted(server, of or versions())
+    if containers.has(line.image):
+        return Program(server, line.version, Path(line.inside), line.image)
     if insists_on_docker():
         raise Missing(
-            f"SERVERS=docker, and this test starts {line.name} as a process; unset SERVERS to run it"
+            f"SERVERS=docker, but no engine answers that has or can pull {line.image}; "
+            "run 'make test-docker', or unset SERVERS"
         )
     path = built(line) or _on_path(line)
     if path is None:
@@ -70,11 +78,13 @@ def program(server: str, of: Versions | None = None) -> Program:
 
 @functools.cache
 def java() -> str:
-    """The Java that runs ZooKeeper.
+    """The Java that runs ZooKeeper, the image's own where it runs in a container.
 
     Raises:
         Missing: there is none.
     """
+    if program("zookeeper").image is not None:
+        return "java"
     found = tool("java")
     if found is None:
         raise Missing(
@@ -99,10 +109,13 @@ def _get(line: Wanted) -> str:
     """Have one server here; a sentence about how."""
     if address(line.server) is not None:
         return f"the one that {variable(line.server)} names"
-    path = built(line) or _on_path(line) or build(line)
+    if containers.has(line.image):
+        return f"image {line.image}"
+    if not insists_on_docker() and built(line) is None and _on_path(line) is None:
+        build(line)
     if line.server == "zookeeper":
         java()
-    return str(path)
+    return str(program(line.server).path)
 
 
 def main() -> int:

@@ -11,7 +11,8 @@ It takes ports for all its nodes first, because members of a cluster are told of
     program = get.program("etcd")           # .path, .version; raises get.Missing, which says what to do
     ports = Ports("client", "peer")
     node = Node("etcd-1", [str(program.path), f"--listen-client-urls=http://{ports.at('client')}", ...],
-                folder=folder / "etcd-1", ports=ports, ready=answers)     # answers(node) -> bool
+                folder=folder / "etcd-1", ports=ports, image=program.image,
+                ready=answers)              # answers(node) -> bool
     return EtcdServer([node], program.version, folder).up()
 
 `Server` is a context manager; `close` ends the processes and removes `folder`. Whatever way the tests end, by
@@ -29,7 +30,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from servers.reaper import REAPER
 
@@ -79,6 +80,29 @@ def _bound() -> socket.socket:
     return held
 
 
+class Running(Protocol):
+    """A process that was started: one of the system's, or one in a container."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it is there."""
+        ...
+
+    def signal(self, number: int) -> None: ...
+
+    def freeze(self) -> None:
+        """Return when it stands still."""
+        ...
+
+    def thaw(self) -> None: ...
+
+    def wait(self, limit_s: float) -> None:
+        """Return when it has ended; TimeoutError."""
+        ...
+
+
 class Node:
     """One server process: its command, its folder (current directory, data, `log`), its ports.
 
@@ -86,6 +110,7 @@ class Node:
         ready: asked again and again after the start; True or an answer that is not an OSError means ready.
         limit_s: how long a start may take until the node is ready, and a stop until the process is gone.
         environment: what is added to the environment of the tests.
+        image: run the command in a container of this image; see `containers.py`.
     """
 
     def __init__(
@@ -97,6 +122,7 @@ class Node:
         ports: Ports,
         ready: Callable[[Node], bool],
         environment: Mapping[str, str] | None = None,
+        image: str | None = None,
         limit_s: float = 60.0,
     ) -> None:
         self.name = name
@@ -106,7 +132,8 @@ class Node:
         self.environment = dict(environment or {})
         self.limit_s = limit_s
         self._ready = ready
-        self._process: subprocess.Popen[bytes] | None = None
+        self.image = image
+        self._process: Running | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
@@ -115,16 +142,14 @@ class Node:
     @property
     def pid(self) -> int:
         """The process id; ValueError while there is no process."""
-        if self._process is None:
-            raise ValueError(f"{self.name} is not running; start() it first")
-        return self._process.pid
+        return self._process_there().pid
 
     @property
     def running(self) -> bool:
         """Whether the process is there, frozen or not."""
         if self._process is None:
             return False
-        if self._process.poll() is not None:
+        if self._process.code() is not None:
             REAPER.forget(self._process.pid)
             return False
         return True
@@ -133,16 +158,12 @@ class Node:
         """Start the process, on the data that an earlier one left, and wait until it is ready."""
         if self.running:
             raise ValueError(f"{self.name} is running already; stop() or kill() it first")
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command,
-                cwd=self.folder,
-                env=os.environ | self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C ends the tests, and they end their servers
-            )
+        if self.image is None:
+            self._process = _Process(self.command, self.folder, self.environment)
+        else:
+            from servers.containers import Container
+
+            self._process = Container(self.image, self.command, self.folder, self.environment)
         REAPER.watch(self._process.pid)
         if wait:
             self.wait_ready()
@@ -173,8 +194,8 @@ class Node:
         if self.running:
             self.thaw()
             self.signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._await_end(min(self.limit_s, 10.0))
+            with contextlib.suppress(TimeoutError):
+                self._process_there().wait(min(self.limit_s, 10.0))
         self.kill()
 
     def kill(self) -> None:
@@ -183,19 +204,17 @@ class Node:
             return
         if self.running:
             self.signal(signal.SIGKILL)
-        self._await_end(self.limit_s)
+        self._process.wait(self.limit_s)
         REAPER.forget(self._process.pid)
         self._process = None
 
     def freeze(self) -> None:
         """Stop the process where it stands (SIGSTOP); its connections stay open and silent."""
-        self.signal(signal.SIGSTOP)
-        # Stopped is what it is when the kernel says so, not when the signal has been sent.
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._process_there().freeze()
 
     def thaw(self) -> None:
         """Let a frozen process go on (SIGCONT)."""
-        self.signal(signal.SIGCONT)
+        self._process_there().thaw()
 
     def restart(self) -> None:
         """Stop, start and wait until ready, on the same data and ports."""
@@ -203,7 +222,8 @@ class Node:
         self.start()
 
     def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        """Send the process a signal."""
+        self._process_there().signal(number)
 
     def log(self) -> str:
         """What the process has written, on both outputs and over all its starts."""
@@ -215,17 +235,55 @@ class Node:
         self.stop()
         self.ports.close()
 
-    def _await_end(self, limit_s: float) -> None:
-        assert self._process is not None
-        self._process.wait(limit_s)
+    def _process_there(self) -> Running:
+        if self._process is None:
+            raise ValueError(f"{self.name} is not running; start() it first")
+        return self._process
 
     def _code(self) -> str:
-        code = self._process.returncode if self._process is not None else None
+        code = self._process.code() if self._process is not None else None
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     def _told(self) -> str:
         tail = "\n".join(self.log().splitlines()[-LOG_LINES:])
         return f"Its log ends:\n{tail}" if tail else f"It wrote no log; it was started as {self.command}."
+
+
+class _Process:
+    """A process of the system, which writes its output to `log` in its folder."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        with (folder / "log").open("ab") as log:
+            self._popen = subprocess.Popen(
+                list(command),
+                cwd=folder,
+                env=os.environ | dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C ends the tests, and they end their servers
+            )
+        self.pid = self._popen.pid
+
+    def code(self) -> int | None:
+        return self._popen.poll()
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+        # Stopped is what it is when the kernel says so, not when the signal has been sent.
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def wait(self, limit_s: float) -> None:
+        try:
+            self._popen.wait(limit_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"process {self.pid} is still there after {limit_s:g} s") from error
 
 
 class Server:

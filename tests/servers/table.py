@@ -42,7 +42,8 @@ class Wanted:
     """One server in one version.
 
     `program` is what there is to find: a file's name on PATH and in the cache, or the cache's folder of jars.
-    `image` is the official one; `asks` are the arguments that make the program tell its version.
+    `image` is the official one, and `inside` the place of the program in it.
+    `asks` are the arguments that make the program tell its version.
     """
 
     server: str
@@ -50,6 +51,7 @@ class Wanted:
     program: str
     source: Go | Maven | Debian
     image: str
+    inside: str
     asks: tuple[str, ...] = ("--version",)
     takes: str = "a minute"
 
@@ -67,20 +69,29 @@ SERVERS: Final = ("etcd", "zookeeper", "consul", "kubernetes")
 
 _GIT_VERSION: Final = "k8s.io/component-base/version.gitVersion"  # without it the server says version 0.0.0
 _APISERVER: Final = "k8s.io/kubernetes/cmd/kube-apiserver"
+_JARS_INSIDE: Final = "/apache-zookeeper-%s-bin/lib"
 _JARS: Final = ("zookeeper", "zookeeper-jute", "netty-*", "slf4j-api", "slf4j-simple", "metrics-core")
 
 TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
     "new": (
         Wanted(
-            "etcd", "3.7.3", "etcd", Go("go.etcd.io/etcd/server/v3"), "gcr.io/etcd-development/etcd:v3.7.3"
+            "etcd",
+            "3.7.3",
+            "etcd",
+            Go("go.etcd.io/etcd/server/v3"),
+            "gcr.io/etcd-development/etcd:v3.7.3",
+            "/usr/local/bin/etcd",
         ),
-        Wanted("zookeeper", "3.9.4", "lib", Maven(), "zookeeper:3.9.4", takes="seconds"),
+        Wanted(
+            "zookeeper", "3.9.4", "lib", Maven(), "zookeeper:3.9.4", _JARS_INSIDE % "3.9.4", takes="seconds"
+        ),
         Wanted(
             "consul",
             "1.21.0",
             "consul",
             Go("github.com/hashicorp/consul"),
             "hashicorp/consul:1.21.0",
+            "/bin/consul",
             asks=("version",),
             takes="five minutes",
         ),
@@ -90,6 +101,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "kube-apiserver",
             Go(_APISERVER, f"{_GIT_VERSION}=v1.37.2"),
             "registry.k8s.io/kube-apiserver:v1.37.2",
+            "/usr/local/bin/kube-apiserver",
             takes="five minutes",
         ),
     ),
@@ -100,6 +112,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "etcd",
             Debian(("etcd-server=3.4.23*",), ("usr/bin/etcd",)),
             "gcr.io/etcd-development/etcd:v3.4.23",
+            "/usr/local/bin/etcd",
             takes="seconds",
         ),
         Wanted(
@@ -119,6 +132,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
                 into="lib",
             ),
             "zookeeper:3.8.0",
+            _JARS_INSIDE % "3.8.0",
             takes="seconds",
         ),
         Wanted(
@@ -127,6 +141,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "consul",
             Go("github.com/hashicorp/consul"),
             "hashicorp/consul:1.18.0",
+            "/bin/consul",
             asks=("version",),
             takes="five minutes",
         ),
@@ -136,6 +151,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "kube-apiserver",
             Go(_APISERVER, f"{_GIT_VERSION}=v1.32.2"),
             "registry.k8s.io/kube-apiserver:v1.32.2",
+            "/usr/local/bin/kube-apiserver",
             takes="five minutes",
         ),
     ),
