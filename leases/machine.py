@@ -820,7 +820,8 @@ class Machine:
     def _win(self, now: Instant, attempt: Attempt, slot: Slot) -> None:
         token = attempt.token if attempt.token is not None else slot.order
         assert token is not None, "a store that numbers its writes shows the number"
-        self.token, self._floor, self._acquired = token, max(self._floor, token), now.wall
+        assert slot.claim is not None, "an attempt is known by the record that shows it"
+        self.token, self._floor, self._acquired = token, max(self._floor, token), slot.claim.acquired
         self.deadline = 0.0
         self._count(attempt)
         self._view, self._sightings, self._missing = None, (), None

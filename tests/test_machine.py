@@ -105,6 +105,25 @@ def test_s19_the_reply_of_an_acquire_is_lost(kind: Kind) -> None:
 
 
 @DELETING
+def test_time_of_acquisition_is_that_of_the_claim(kind: Kind) -> None:
+    """Found late or not, it was acquired when it was sent; no renewal shows another time for it."""
+    a = Side(Cells(kind))
+    request = swap(a.start())
+    a.land(request)
+    first = standing(a.store)
+    a.passes(ATTEMPT)
+    a.look()
+    a.passes(0.2)
+    a.settle()
+    assert a.confirm()
+    renewal = renewal_of(a)
+    a.tell(renewal, a.land(renewal))
+    renewed = standing(a.store)
+    assert first is not None and renewed is not None and renewed.beat != first.beat
+    assert renewed.acquired == first.acquired
+
+
+@DELETING
 def test_s21_the_transport_sends_a_swap_again(kind: Kind) -> None:
     """The first copy wins, the second conflicts, and its conflict shows a record that is ours."""
     a = Side(Cells(kind))
