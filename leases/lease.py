@@ -448,8 +448,8 @@ def check_on_lost(on_lost: object) -> OnLost | None:
     )
 
 
-def check_timeout(timeout: Timeout) -> Timeout:
-    """Return a timeout in seconds, or None for ever.
+def check_timeout(timeout: Timeout, what: str = "timeout") -> Timeout:
+    """Return a timeout in seconds, or None for ever; `what` is its name in the error.
 
     Raises:
         ConfigurationError: negative, not a number, or not finite.
@@ -457,7 +457,5 @@ def check_timeout(timeout: Timeout) -> Timeout:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 1e9:
-        raise ConfigurationError(
-            f"timeout={timeout!r} is not a number of seconds; pass None to wait for ever"
-        )
+        raise ConfigurationError(f"{what}={timeout!r} is not a number of seconds; pass None to wait for ever")
     return float(timeout)

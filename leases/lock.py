@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeVar, cast
 
@@ -12,7 +12,7 @@ from leases.errors import AcquireTimeout, ConfigurationError
 from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
 from leases.identity import default_holder
 from leases.lease import Grip, Lease, OnLost, Timeout, check_on_lost, check_timeout
-from leases.record import check_holder, check_metadata, check_name
+from leases.record import check_holder, check_metadata, check_name, check_ttl
 from leases.registry import scheme_of, store_url
 from leases.tenure import Tenure, Wish
 from leases.terms import Terms
@@ -108,7 +108,9 @@ class Lock:
         fences: Sequence[Fence] = (),
         terms: Terms | None = None,
     ) -> None:
-        if terms is not None and ttl is not None and terms.ttl != ttl:
+        if terms is not None and not isinstance(terms, Terms):
+            raise ConfigurationError(f"terms={terms!r} are none; pass Terms(ttl, …), or ttl= alone")
+        if terms is not None and ttl is not None and terms.ttl != check_ttl(ttl):
             raise ConfigurationError(f"ttl={ttl:g} and terms of ttl {terms.ttl:g} differ; pass one of them")
         self.name = check_name(name)
         self.terms = terms if terms is not None else Terms(15.0 if ttl is None else ttl)
@@ -117,7 +119,7 @@ class Lock:
         self._metadata = check_metadata(metadata)
         self._on_lost = check_on_lost(on_lost)
         self._reentrant = reentrant
-        self._fences = tuple(fences)
+        self._fences = check_fences(fences)
         self._store = store
         self._hub: Hub | None = None
         self._held: dict[Lease, object] = {}  # and the thread or task that acquired it; until released
@@ -362,6 +364,21 @@ class Lock:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a lock belongs to this process; make Lock("{self.name}") anew in the other one')
+
+
+def check_fences(fences: Sequence[Fence]) -> tuple[Fence, ...]:
+    """Return what is to be sealed.
+
+    Raises:
+        ConfigurationError: no sequence, or something in it that cannot be sealed.
+    """
+    if not isinstance(fences, Iterable):
+        raise ConfigurationError(f"fences={fences!r} is not a sequence; pass a list of fences")
+    found = tuple(fences)
+    for fence in found:
+        if not callable(getattr(fence, "seal", None)):
+            raise ConfigurationError(f"{fence!r} among the fences has no seal(lease); pass what has one")
+    return found
 
 
 def _sealer(fence: Fence) -> Callable[[Tenure], None]:

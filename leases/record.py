@@ -111,6 +111,10 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     Raises:
         ConfigurationError: a key or value that is not a string that UTF-8 can carry.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ConfigurationError(
+            f"metadata={metadata!r} maps no text to text; pass a dict such as {{'build': '17'}}"
+        )
     copy: dict[str, str] = {}
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):

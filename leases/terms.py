@@ -46,6 +46,9 @@ class Terms:
             ConfigurationError: durations that cannot work together; the message names both.
         """
         ttl = check_ttl(ttl)
+        _refuse_no_numbers(hold=hold, renew=renew, attempt=attempt, guard=guard)
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
+            raise ConfigurationError(f"rate={rate!r} is not a number; pass one such as 0.1")
         if not 0 <= rate < 1:
             raise ConfigurationError(f"rate={rate} is not a rate error; choose 0 <= rate < 1, such as 0.1")
         guard = min(ttl / 100, 0.05) if guard is None else guard
@@ -56,6 +59,12 @@ class Terms:
         _refuse_durations(ttl, hold, renew, attempt, guard, bound)
         for name, value in zip(self.__slots__, (ttl, hold, renew, attempt, rate, guard), strict=True):
             object.__setattr__(self, name, float(value))
+
+
+def _refuse_no_numbers(**given: float | None) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ConfigurationError(f"{name}={value!r} is not a number; pass one, or leave it out")
 
 
 def _refuse_durations(
