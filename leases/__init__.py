@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         StoreDenied,
         StoreError,
         StoreUnavailable,
+        WrongToken,
     )
     from leases.lease import Lease
     from leases.lock import Lock
     from leases.store import Status, Store, connect
     from leases.terms import Terms
+    from leases.upkeep import Pruned
 
 __all__ = [
     "AcquireTimeout",
@@ -38,6 +40,7 @@ __all__ = [
     "LeasesError",
     "Lock",
     "NotLeader",
+    "Pruned",
     "RecordRefused",
     "Status",
     "Store",
@@ -45,6 +48,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "Terms",
+    "WrongToken",
     "connect",
 ]
 
@@ -54,6 +58,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Lease": "leases.lease",
     "Lock": "leases.lock",
+    "Pruned": "leases.upkeep",
     "Status": "leases.store",
     "Store": "leases.store",
     "Terms": "leases.terms",

@@ -74,6 +74,29 @@ class NotLeader(LeasesError):
     """This process does not lead, so it must not run what only the leader may run."""
 
 
+class WrongToken(LeasesError, ValueError):
+    """The lock is not held by the token that was named. Nothing was changed.
+
+    Attributes:
+        name: the lock.
+        given: the token that was named.
+        present: the token by which it is held; None where nobody holds it.
+        holder: who holds it; None where nobody does.
+    """
+
+    def __init__(self, name: str, given: int, present: int | None = None, holder: str | None = None) -> None:
+        self.name, self.given, self.present, self.holder = name, given, present, holder
+        super().__init__(name, given, present, holder)
+
+    def __str__(self) -> str:
+        if self.holder is None:
+            return f'lock "{self.name}" is not held by token {self.given}: nobody holds it'
+        return (
+            f'lock "{self.name}" is not held by token {self.given} but by token {self.present}, '
+            f"of {self.holder}; name that one if it is meant"
+        )
+
+
 class StoreError(LeasesError):
     """The store's fault, or the way to it."""
 

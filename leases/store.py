@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from leases.contract import Slot, Traits
+    from leases.contract import Backend, Slot, Traits
+    from leases.upkeep import Pruned
 
 _LOOK_SECONDS = 5.0
 
@@ -103,8 +104,11 @@ class Store:
 
     def scan(self, prefix: str = "", *, timeout: Timeout = _LOOK_SECONDS) -> Iterator[Status | Exception]:
         """As `list`, with a `RecordRefused` in the place of what is not ours."""
-        for found in self.hub.backend.scan(prefix, _seconds("timeout", timeout)):
-            yield found if isinstance(found, Exception) else self._status(found)
+        seconds, backend = _seconds("timeout", timeout), self.hub.backend
+        return self._scan(backend.scan(_check_prefix(prefix), seconds))
+
+    def _scan(self, slots: Iterable[Slot | Exception]) -> Iterator[Status | Exception]:
+        return (found if isinstance(found, Exception) else self._status(found) for found in slots)
 
     def watch(self, name: str, *, poll: float = 5.0) -> Generator[Status, None, None]:
         """What the store shows of one lock, now and after every change, until the generator is closed.
@@ -116,10 +120,11 @@ class Store:
         Raises:
             StoreError: it could not be asked, at any look, or the record is not ours.
         """
-        bell, poll = Bell(), _seconds("poll", poll)
-        backend = self.hub.backend
-        slot = backend.read(check_name(name), _LOOK_SECONDS)
-        with _watching(self._hub, slot, bell):
+        return self._watch(check_name(name), _seconds("poll", poll), self.hub.backend)
+
+    def _watch(self, name: str, poll: float, backend: Backend) -> Generator[Status, None, None]:
+        bell, slot = Bell(), backend.read(name, _LOOK_SECONDS)
+        with _watching(backend, slot, bell):
             shown: Slot | None = None
             while True:
                 if shown is None or (slot.version, slot.body) != (shown.version, shown.body):
@@ -127,6 +132,63 @@ class Store:
                     yield self._status(slot)
                 bell.wait(poll)
                 slot = backend.read(name, _LOOK_SECONDS)
+
+    def break_lock(
+        self, name: str, *, if_token: int, now: bool = False, timeout: Timeout = _LOOK_SECONDS
+    ) -> Status:
+        """Take the lock from its holder, who learns of it by its next renewal; others wait for its ttl.
+
+        Args:
+            name: the lock.
+            if_token: the token of the tenure to end; no other is touched.
+            now: free it at once instead. Its holder may be at work until then: two may hold it.
+            timeout: seconds to keep trying.
+
+        Raises:
+            WrongToken: nobody holds it, or by another token.
+            StoreError: the store refused, or could not be asked; it may be broken all the same.
+        """
+        from leases.upkeep import break_lock
+
+        check_name(name)
+        if isinstance(if_token, bool) or not isinstance(if_token, int):
+            raise ConfigurationError(
+                f"if_token={if_token!r} is not a token; pass the number that status shows"
+            )
+        return self._status(
+            break_lock(self.hub, name, if_token, now=bool(now), timeout=_seconds("timeout", timeout))
+        )
+
+    def prune(
+        self,
+        prefix: str = "",
+        *,
+        older_than: float = 3600.0,
+        offline: bool = False,
+        dry_run: bool = False,
+        wait: Timeout = 60.0,
+        timeout: Timeout = _LOOK_SECONDS,
+    ) -> tuple[Pruned, ...]:
+        """Free the locks of dead holders, which it watches for their ttl first, and remove free records.
+
+        Args:
+            prefix: only names that begin so.
+            older_than: only what was last written so many seconds ago, by its writer's wall clock.
+            offline: remove free records also where release leaves them; only when no client runs, because
+                versions and tokens of those names may start anew.
+            dry_run: change nothing; tell what would be done.
+            wait: leave what would have to be watched for longer than so many seconds.
+            timeout: seconds for each call to the store.
+
+        Raises:
+            StoreError: the store refused, or could not be asked what is there.
+        """
+        from leases.upkeep import Broom, prune
+
+        if isinstance(older_than, bool) or not isinstance(older_than, int | float) or not older_than >= 0:
+            raise ConfigurationError(f"older_than={older_than!r} is not a number of seconds; pass 0 or more")
+        broom = Broom(older_than, offline, dry_run, _seconds("wait", wait), _seconds("timeout", timeout))
+        return tuple(prune(self.hub, _check_prefix(prefix), broom))
 
     def close(self) -> None:
         """Let go of the store; closing twice is harmless."""
@@ -189,16 +251,22 @@ def connect(url: str | None = None) -> Store:
 
 
 @contextmanager
-def _watching(hub: Hub, slot: Slot, bell: Bell) -> Generator[None, None, None]:
-    watch = hub.backend.watch(slot, lambda _: bell.ring())
+def _watching(backend: Backend, slot: Slot, bell: Bell) -> Generator[None, None, None]:
+    watch = backend.watch(slot, lambda _: bell.ring())
     try:
         yield
     finally:
         watch.close()
 
 
+def _check_prefix(prefix: str) -> str:
+    if not isinstance(prefix, str):
+        raise ConfigurationError(f"a prefix is text, not {type(prefix).__name__}; pass a str")
+    return prefix
+
+
 def _seconds(what: str, seconds: Timeout) -> float:
-    checked = check_timeout(seconds)
+    checked = None if seconds is None else check_timeout(seconds, what)
     if not checked:
         raise ConfigurationError(f"{what}={seconds!r} is not a positive number of seconds; pass one")
     return checked

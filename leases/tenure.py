@@ -32,6 +32,7 @@ from leases.keeper import Plan, drop, keeper, remark, report
 from leases.machine import Estate, Machine, Phase, went_back
 
 if TYPE_CHECKING:
+    from leases.contract import Backend
     from leases.terms import Terms
 
 _CHASED = (Phase.LEAVING, Phase.CHASING)
@@ -277,20 +278,8 @@ class Tenure:
         self.answer(request, outcome)
 
     def _perform(self, request: Read | Swap, limit: float | None) -> Outcome | Slot | Refused:
-        """One call to the store, with every way it can fail turned into an outcome."""
         timeout = request.timeout if limit is None else min(request.timeout, limit)
-        backend = self.hub.backend
-        try:
-            if isinstance(request, Read):
-                return backend.read(self.name, timeout)
-            return backend.swap(request.seen, request.claim, timeout)
-        except (StoreDenied, RecordRefused, ConfigurationError) as error:
-            return Refused(error)
-        except StoreError as error:
-            return Unknown(error)
-        except Exception as error:  # A fault of the backend: nobody can say what it did.
-            report("the backend failed on %r", request, error)
-            return Unknown(error)
+        return perform(self.hub.backend, self.name, request, timeout)
 
     # ---- telling ---------------------------------------------------------------------------------
 
@@ -490,6 +479,21 @@ class Tenure:
             anew = StoreUnavailable(f"{self.hub.backend.identity} gave no answer: {error}; is it up?")
         anew.__cause__ = error
         return anew
+
+
+def perform(backend: Backend, name: str, request: Read | Swap, timeout: float) -> Outcome | Slot | Refused:
+    """One call to the store, with every way it can fail turned into an outcome."""
+    try:
+        if isinstance(request, Read):
+            return backend.read(name, timeout)
+        return backend.swap(request.seen, request.claim, timeout)
+    except (StoreDenied, RecordRefused, ConfigurationError) as error:
+        return Refused(error)
+    except StoreError as error:
+        return Unknown(error)
+    except Exception as error:  # A fault of the backend: nobody can say what it did.
+        report("the backend failed on %r", request, error)
+        return Unknown(error)
 
 
 def nothing() -> None:

@@ -33,6 +33,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.threads", "leases.aio"),
     ("leases.lease",),
     ("leases.lock",),
+    ("leases.upkeep",),
     ("leases.store",),
     ("leases.elector",),
     ("leases",),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -64,8 +64,14 @@ class Memory(Backend):
             return self._store.cells.read(name)
 
     def swap(self, seen: Slot, claim: Claim | None, timeout: float) -> Outcome:
+        return self._change(seen, lambda cells: cells.swap(seen, claim))
+
+    def remove(self, seen: Slot, timeout: float) -> Outcome:
+        return self._change(seen, lambda cells: cells.erase(seen))
+
+    def _change(self, seen: Slot, change: Callable[[Cells], Outcome]) -> Outcome:
         with self._open().mutex:
-            outcome = self._store.cells.swap(seen, claim)
+            outcome = change(self._store.cells)
             watches = self._store.watches_of(seen.name)
         if isinstance(outcome, Applied) and outcome.slot.version != seen.version:
             for watch in watches:

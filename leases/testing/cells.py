@@ -131,6 +131,17 @@ class Cells:
             claim = slot.claim.freed()
         return Applied(self.write(seen.name, encode(claim)))
 
+    def erase(self, seen: Slot) -> Applied | Conflict:
+        """Remove the record, if exactly the version of `seen` stands there; what is absent conflicts.
+
+        Raises:
+            RecordRefused: what stands there is not ours; it was left as it is.
+        """
+        slot = self.read(seen.name)
+        if slot.version != seen.version or slot.claim is None:
+            return Conflict(slot)
+        return Applied(self.remove(seen.name))
+
     def write(self, name: str, body: bytes) -> Slot:
         """Write bytes without asking what stands there, as any other client of the store can."""
         old = self._slots.get(name)
