@@ -111,6 +111,7 @@ def start(folder: Path, *, nodes: int = 1, tls: Authority | None = None, acl: bo
                 folder=home,
                 ports=mine,
                 ready=lambda node: _leads(server, node),
+                image=program.image,
                 # Of the tests' own environment nothing is to reach a server, nor what asks it.
                 environment={"CONSUL_HTTP_TOKEN": "", "GOMAXPROCS": "2"},
             )

@@ -151,7 +151,7 @@ def start(
             **(flags or {}),
         }
         command = [str(program.path), *(f"--{flag}={value}" for flag, value in said.items())]
-        made.append(Node(name, command, folder=folder / name, ports=at, ready=serves))
+        made.append(Node(name, command, folder=folder / name, ports=at, ready=serves, image=program.image))
     server = EtcdServer(made, program.version, folder)
     server.authority, server.passwords = tls, passwords or {}
     server.up()

@@ -162,6 +162,7 @@ def start(folder: Path) -> KubernetesServer:
             ports=ports,
             ready=lambda _: server.request("GET", "/readyz") == b"ok" and bool(server.request("GET", _LAST)),
             environment={"GOMAXPROCS": "2", "NO_PROXY": HOST},
+            image=program.image,
         ),
     ]
     server.up()
@@ -175,9 +176,10 @@ _LAST: Final = f"/apis/{_RBAC}/v1/clusterroles/system:basic-user"
 
 def _etcd(home: Path, ports: Ports) -> Node:
     """Its store: alone, in the clear, and of the newest version whatever that of the API server is."""
+    program = get.program("etcd", "new")
     client, peer = (f"http://{ports.at(use)}" for use in ("client", "peer"))
     command = [
-        str(get.program("etcd", "new").path),
+        str(program.path),
         "--name=alone",
         "--data-dir=data",
         f"--listen-client-urls={client}",
@@ -195,7 +197,15 @@ def _etcd(home: Path, ports: Ports) -> Node:
         ) as answer:
             return b"true" in answer.read()
 
-    return Node("etcd", command, folder=home, ports=ports, ready=ready, environment={"GOMAXPROCS": "2"})
+    return Node(
+        "etcd",
+        command,
+        folder=home,
+        ports=ports,
+        ready=ready,
+        environment={"GOMAXPROCS": "2"},
+        image=program.image,
+    )
 
 
 def _flags(server: KubernetesServer, etcd: str, ports: Ports, tokens: Path) -> list[str]:

@@ -82,7 +82,8 @@ def start(
         (home / "data" / "myid").write_text(str(index + 1))
         (home / "zoo.cfg").write_text("".join(f"{key}={value}\n" for key, value in (lines | own).items()))
         command = [get.java(), *jvm, "-cp", f"{program.path}/*", _MAIN, str(home / "zoo.cfg")]
-        made.append(Node(home.name, command, folder=home, ports=at, ready=serves))
+        node = Node(home.name, command, folder=home, ports=at, ready=serves, image=program.image)
+        made.append(node)
     return ZookeeperServer(made, program.version, folder).up()
 
 
