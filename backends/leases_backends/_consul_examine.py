@@ -26,9 +26,11 @@ def examine(space: Space, timeout: float) -> Iterator[Finding]:
         return space.wire.ask("GET", space.target(path, **query), None, until - time.monotonic())
 
     try:
-        yield _leader(space, get("status/leader"))
+        reach = _leader(space, get("status/leader"))
     except StoreError as error:
-        yield Finding("reach", _BAD, str(error))
+        reach = Finding("reach", _BAD, str(error))
+    yield reach
+    if reach.verdict is _BAD:
         return
     for subject, look in (
         ("version", _version),
@@ -86,7 +88,7 @@ def _health(space: Space, get: _Get, until: float) -> Finding:
     found = _parsed(answer)
     if isinstance(found, dict) and isinstance(found.get("Healthy"), bool):
         servers, spare = len(found.get("Servers") or ()), found.get("FailureTolerance")
-        text = f"{servers} server{'s' if servers != 1 else ''}, of which {spare} may fail"
+        text = f"{_count(servers)}, of which {spare} may fail"
         if not found["Healthy"]:
             return Finding(
                 "health",
@@ -102,9 +104,9 @@ def _health(space: Space, get: _Get, until: float) -> Finding:
         return Finding("health", _DOUBTFUL, "it cannot be seen", 'to see it, add the rule operator = "read"')
     if len(peers) < 3:
         return Finding(
-            "health", _DOUBTFUL, f"{len(peers)} servers, of which none may fail", "use three servers or five"
+            "health", _DOUBTFUL, f"{_count(len(peers))}, of which none may fail", "use three servers or five"
         )
-    return Finding("health", _GOOD, f"{len(peers)} servers")
+    return Finding("health", _GOOD, _count(len(peers)))
 
 
 def _token(space: Space, get: _Get, until: float) -> Finding:
@@ -154,3 +156,7 @@ def _parsed(answer: Answer) -> Any:
         return json.loads(answer.body)
     except ValueError:
         return None
+
+
+def _count(servers: int) -> str:
+    return f"{servers} server{'' if servers == 1 else 's'}"

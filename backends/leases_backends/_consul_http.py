@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases_backends._tls import Tls
@@ -120,9 +120,9 @@ class Wire:
             if not kept:
                 line.close()
 
-    def line(self) -> Line:
-        """A connection of one's own."""
-        line = Line(self)
+    def line(self, *, patient: bool = False) -> Line:
+        """A connection of one's own; for a patient one an answer may take minutes."""
+        line = Line(self, patient)
         with self._mutex:
             self._lines.add(line)
         return line
@@ -134,8 +134,13 @@ class Wire:
 
     def fail(self, host: int) -> None:
         """A host did not answer as it should: the next connection goes to the one after it."""
-        if self.first == host:
-            self.first = (host + 1) % len(self.hosts)
+        if len(self.hosts) == 1 or self.first != host:
+            return
+        self.first = (host + 1) % len(self.hosts)
+        with self._mutex:
+            deaf = [line for line in self._lines if line.patient and line.host == host]
+        for line in deaf:  # A host that stands still keeps its connections, and would never answer.
+            line.cut()
 
     def close(self) -> None:
         """Cut all connections, once there are no users; the next call would make another."""
@@ -158,10 +163,11 @@ class Wire:
 class Line:
     """One connection, used by one thread at a time; it is made anew when it has to be."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, patient: bool) -> None:
+        self.patient: Final = patient
+        self.host = 0  # which one it is connected to
         self._wire = wire
-        self._connection: http.client.HTTPConnection | None = None
-        self._host = 0
+        self._connection: _Connection | None = None
         self._used = 0.0
         self._doomed = False
 
@@ -180,15 +186,16 @@ class Line:
         try:
             sock.settimeout(_left(until))
             connection.request(method, target, body, headers)
+            connection.flush()
             response = connection.getresponse()
             sock.settimeout(_left(until))
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            self._wire.fail(self._host)
+            self._wire.fail(self.host)
             raise self._broken(error, timeout) from error
         self._used = time.monotonic()
         if response.status >= 500:
-            self._wire.fail(self._host)
+            self._wire.fail(self.host)
         index = response.getheader("X-Consul-Index") or "0"
         filtered = response.getheader("X-Consul-Results-Filtered-By-ACLs") == "true"
         return Answer(response.status, int(index) if index.isdecimal() else 0, content, filtered)
@@ -217,18 +224,18 @@ class Line:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    def _ready(self, until: float) -> http.client.HTTPConnection:
+    def _ready(self, until: float) -> _Connection:
         """The connection, which nothing is known against."""
         connection = self._connection
         if connection is not None and connection.sock is not None:
-            old = time.monotonic() - self._used > _IDLE or self._host != self._wire.first
+            old = time.monotonic() - self._used > _IDLE or self.host != self._wire.first
             if not old and not _readable(connection.sock):
                 return connection
             connection.close()
         self._connection = None
         return self._connect(until)
 
-    def _connect(self, until: float) -> http.client.HTTPConnection:
+    def _connect(self, until: float) -> _Connection:
         """Connect to the first host that answers; nothing was sent as long as none does."""
         wire, first, trouble = self._wire, self._wire.first, OSError("no host")
         for turn in range(len(wire.hosts)):
@@ -243,15 +250,15 @@ class Line:
                     raise StoreDenied(f"{wire.shown}: {_why(error)}; {_advice(error)}") from error
                 trouble = error
             else:
-                self._host = wire.first = host
+                self.host = wire.first = host
                 return connection
         name, port = wire.hosts[first]
         raise NotSent(
             f"{wire.shown} cannot be reached: {_why(trouble)} ({name}:{port}); see that it runs there"
         ) from trouble
 
-    def _opened(self, host: str, port: int, timeout: float) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(host, port, timeout=max(timeout, _LEAST))
+    def _opened(self, host: str, port: int, timeout: float) -> _Connection:
+        connection = _Connection(host, port, timeout=max(timeout, _LEAST))
         self._connection = connection  # From here on a `cut` or a fork finds it.
         try:
             connection.connect()
@@ -276,6 +283,27 @@ class Line:
         if isinstance(error, TimeoutError):
             return StoreUnavailable(f"{self._wire.shown} gave no answer within {timeout:.3g} s; try again")
         return StoreUnavailable(f"{self._wire.shown}: the connection was lost ({_why(error)}); try again")
+
+
+class _Connection(http.client.HTTPConnection):
+    """Sends head and body of a request in one piece."""
+
+    def __init__(self, host: str, port: int, *, timeout: float) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._pieces: list[bytes] = []
+
+    def send(self, data: Any) -> None:
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Send what has been said."""
+        whole, self._pieces = b"".join(self._pieces), []
+        try:
+            self.sock.sendall(whole)
+        except OSError:
+            if isinstance(self.sock, ssl.SSLSocket):  # Who was turned away may still be told why.
+                self.sock.recv(1)
+            raise
 
 
 def _left(until: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -130,8 +131,13 @@ class Space:
 
     def scan(self, prefix: str, timeout: float) -> list[Slot | Exception]:
         """Every record whose name begins so, by name; raises as `Backend.read`."""
+        until = time.monotonic() + timeout
         answer = self.wire.ask("GET", self.target(f"kv/{self.key(prefix)}", recurse=""), None, timeout)
         entries = self.entries(answer)
+        if not entries:  # To whom nothing may be shown the same is said; of one key it is said.
+            self.checked(
+                self.wire.ask("GET", self.target(f"kv/{self.key(prefix)}"), None, until - time.monotonic())
+            )
         if answer.filtered:
             raise StoreDenied(f"{self.wire.shown}: the token may not read all of them; {self.rule}")
         return [shown for _, shown in sorted(self._shown(entries), key=lambda pair: pair[0])]
@@ -160,6 +166,8 @@ class Space:
             )
         if status == 500 and "No cluster leader" in text:  # Said before anything is executed.
             return NotSent(f"{shown} has no leader; see that a majority of its servers runs")
+        if status == 500 and "No path to datacenter" in text:
+            return NotSent(f"{shown}: its servers know no such datacenter; see that dc= names one")
         if "ACL not found" in text:
             return StoreDenied(
                 f"{shown} does not know the token; give one that stands, as by token_file=FILE"

@@ -232,7 +232,7 @@ class _Listener:
     def _ask(self, key: str, **query: str | int) -> Answer:
         """The answer, as soon as there is one for an index above the last."""
         if self._line is None:
-            self._line = self._space.wire.line()
+            self._line = self._space.wire.line(patient=True)
             if self._over.is_set():  # Asked after the line is there to be cut.
                 raise NotSent("it is over")
         if self._index:
