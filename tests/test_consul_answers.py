@@ -6,7 +6,7 @@ import http.server
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -69,7 +69,7 @@ class Speaker:
 
 
 @contextmanager
-def speaking(script: Script) -> Iterator[tuple[Speaker, backends.Consul]]:
+def speaking(script: Script) -> Generator[tuple[Speaker, backends.Consul]]:
     with closing(Speaker(script)) as speaker, closing(backends.connect(speaker.url)) as backend:
         yield speaker, backend
 
