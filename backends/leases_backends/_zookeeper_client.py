@@ -41,13 +41,15 @@ class Target:
 
     Attributes:
         shown: the store for people, without secrets.
-        endpoints: the servers as `host:port`.
+        hosts: the servers, as name or address and port.
+        endpoints: the same as `host:port`.
         tls: certificates; None for connections in the clear.
         digest: "user:password" of ZooKeeper's own scheme; empty where there is none.
         sasl: what the SASL mechanism is given; empty where there is none.
     """
 
     shown: str
+    hosts: tuple[tuple[str, int], ...]
     endpoints: tuple[str, ...]
     tls: Tls | None = None
     digest: str = field(default="", repr=False)
@@ -119,7 +121,9 @@ class Session:
 
     def _not_reached(self, handler: Handler) -> str:
         trouble = f" ({handler.trouble})" if handler.trouble else ""
-        return f"{self.target.shown}: no server could be reached in time{trouble}; look whether one is up"
+        how = "with" if self.target.tls else "without"
+        advice = f"look whether one is up, and that it takes clients {how} TLS there"
+        return f"{self.target.shown}: no server could be reached in time{trouble}; {advice}"
 
     # ---- the client's life -----------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from leases_backends._tls import Tls
 from leases_backends._url import TLS, Address, address
 from leases_backends._zookeeper_client import Session, Target, session_of
 from leases_backends._zookeeper_errors import NotDone, fault_of, translate
+from leases_backends._zookeeper_examine import Examination
 from leases_backends._zookeeper_nodes import BIRTH, Node, ancestors, is_path, name_of, new_birth, node_of
 
 TRAITS: Final = Traits(
@@ -86,6 +87,7 @@ def connect(url: str) -> Zookeeper:
         raise ConfigurationError(f"{shown}: acl=creator needs an identity; give user and password, or cert=")
     target = Target(
         shown,
+        where.hosts,
         where.endpoints,
         Tls.of(where) if where.secure else None,
         f"{user}:{password}" if user and not sasl else "",
@@ -166,9 +168,21 @@ class Zookeeper(Backend):
                 self._remember(session, path, node, children)
                 return node.slot(name)
             session.remember(path, 0, None)
-            if before and after:
-                return Slot(name, None, order=max(before), floor=max(after))
+            order, floor = self._number(before, above), self._number(after, above)
+            if order is not None and floor is not None:
+                return Slot(name, None, order=order, floor=floor)
         raise StoreUnavailable(f"{self.identity} shows no root node; look at its servers")
+
+    def _number(self, answers: list[Any], paths: Iterable[str]) -> int | None:
+        """The last change among the children of the parents that are there; None where none of them is.
+
+        That of the lowest is not below any write to a record that is gone: with a parent, its records go.
+        """
+        there = [(path, stat) for path, stat in zip(paths, answers, strict=True) if stat is not None]
+        if there and isinstance(there[-1][1], Exception):
+            path, error = there[-1]
+            raise translate(error, f"{self.identity}: {path}: looking at it") from error
+        return max((stat.pzxid for _, stat in there if not isinstance(stat, Exception)), default=None)
 
     def _node(self, found: Any, path: str) -> Node:
         if isinstance(found, Exception):
@@ -240,12 +254,10 @@ class Zookeeper(Backend):
 
         answers = self._commit(session, until, path, create)
         if isinstance(answers, NoNodeError):
-            self._make_parents(session, until)
+            refusal = self._make_parents(session, until)
             answers = self._commit(session, until, path, create)
-        if isinstance(answers, NoNodeError):
-            raise NotDone(
-                f"{self.identity}: {self._parent} vanishes as soon as it is made; look who does that"
-            )
+            if isinstance(answers, NoNodeError):
+                raise refusal or NotDone(f"{self.identity}: {self._parent} vanishes as soon as it is made")
         return None if isinstance(answers, Exception) else self._made(session, path, body, birth, answers)
 
     def _write(self, session: Session, seen: Slot, body: bytes, until: float) -> Node | None:
@@ -309,16 +321,17 @@ class Zookeeper(Backend):
         session.remember(path, stat.czxid, birth)
         return Node.of(body, stat)
 
-    def _make_parents(self, session: Session, until: float) -> None:
-        """Make the node for records, and what is missing above it."""
+    def _make_parents(self, session: Session, until: float) -> Exception | None:
+        """Make the node for records, and what is missing above it; why not, where that is not allowed."""
         above = ancestors(self._parent)
-        there = session.ask(until, *map(_exists, above))
-        missing = [path for path, stat in zip(above, there, strict=True) if stat is None]
-        if missing:
+        try:
+            there = session.ask(until, *map(_exists, above))
+            missing = [path for path, stat in zip(above, there, strict=True) if stat is None]
             made = session.ask(until, *(_made_at(path, self._acl) for path in missing))
-            for path, answer in zip(missing, made, strict=True):
-                if isinstance(answer, NoAuthError):
-                    raise translate(answer, f"{self.identity}: {path}: creating it") from answer
+        except StoreUnavailable as error:  # A parent may have been made, and the record was not.
+            raise NotDone(str(error)) from error
+        refused = [pair for pair in zip(missing, made, strict=True) if isinstance(pair[1], NoAuthError)]
+        return translate(refused[0][1], f"{self.identity}: {refused[0][0]}: creating it") if refused else None
 
     def _conflict(self, seen: Slot, until: float) -> Conflict:
         """What stands there instead. The server that refused the swap has seen it, so this read does too."""
@@ -373,7 +386,7 @@ class Zookeeper(Backend):
         return self._open().watcher.add(self._path(seen.name), seen, notify, self)
 
     def examine(self, timeout: float) -> Iterator[Finding]:
-        return iter(())
+        return Examination(self._open(), self._parent, self._acl, timeout).findings()
 
     def close(self) -> None:
         if not self._closed:
@@ -403,10 +416,9 @@ def _stamp(seen: Slot) -> tuple[int, int]:
     return czxid, version
 
 
-def _split(answers: list[Any], size: int) -> tuple[list[int], list[Any], list[int]]:
-    """The numbers of the parents before, what was asked between, and the numbers after."""
-    before, between, after = answers[:size], answers[size:-size], answers[-size:]
-    return [s.pzxid for s in before if s is not None], between, [s.pzxid for s in after if s is not None]
+def _split(answers: list[Any], size: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """What was said of the parents before, what was asked between, and what was said of them after."""
+    return answers[:size], answers[size:-size], answers[-size:]
 
 
 def _transaction(fill: Callable[[Any], None]) -> Callable[[Any], Any]:
