@@ -165,7 +165,7 @@ def _spec(before: Mapping[str, Any], seen: Slot, claim: Claim) -> dict[str, Any]
         renewed = max(renewed, _microseconds(_instant(before.get("renewTime"))) + 1)
     transitions = before.get("leaseTransitions")
     transitions = transitions if type(transitions) is int else 0
-    if claim.held and not same:
+    if claim.held and not same and seen.version is not None:  # The first holder is no transition.
         transitions = transitions % _MOST_TRANSITIONS + 1
     return dict(before) | {
         "holderIdentity": f"{claim.holder}_{claim.id}" if claim.held else "",

@@ -26,7 +26,7 @@ class _Contender(Wanted):
 
 def _wanted() -> Wanted:
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir())))
-    return _Contender("clientgo", digest.hexdigest()[:12], "elector", Go("."), image="")
+    return _Contender("clientgo", digest.hexdigest()[:12], "elector", Go("."), image="", inside="")
 
 
 def elector() -> Path:
