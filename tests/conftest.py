@@ -11,6 +11,7 @@ from hypothesis import settings
 
 import stores
 from hands import Hands, Tasks, Threads
+from lab.places import place as place
 from servers.fixtures import consul as consul
 from servers.fixtures import etcd as etcd
 from servers.fixtures import kubernetes as kubernetes
@@ -41,8 +42,8 @@ def hands(request: pytest.FixtureRequest) -> Iterator[Hands]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Every kind of store has a mark of its own."""
-    for kind in stores.STORES:
-        config.addinivalue_line("markers", f"{kind.name}: runs on this kind of store")
+    for kind in (*stores.STORES, *stores.FAKES):
+        config.addinivalue_line("markers", f"{kind.mark}: runs on this kind of store")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

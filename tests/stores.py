@@ -9,8 +9,9 @@
         run("--backend", site.url)
 
 A test that takes `site` without either runs in memory alone. `LEASES_STORES=etcd,sqlite` picks among the
-stores, and so does `pytest -m etcd`. A server is started for the first test that needs it and serves all of
-them; where it cannot be had, its fixture skips, or fails where `CI` is set.
+stores, and so does `pytest -m etcd`; `LEASES_STORES=fake-etcd` is memory by the rules of etcd. A server is
+started for the first test that needs it and serves all of them; where it cannot be had, its fixture skips, or
+fails where `CI` is set.
 
 Another store is one more line in `STORES`.
 """
@@ -61,6 +62,11 @@ class Kind:
     short: float
     shared: bool = True
     served: bool = True
+
+    @property
+    def mark(self) -> str:
+        """Its name as pytest's `-m` can spell it."""
+        return self.name.replace("-", "_")
 
 
 class Site:
@@ -123,8 +129,8 @@ class Site:
             backend.close()
 
 
-def _in_memory(request: pytest.FixtureRequest) -> str:
-    return fresh_url()
+def _in_memory(rules: str = "memory") -> Callable[[pytest.FixtureRequest], str]:
+    return lambda request: fresh_url(rules)
 
 
 def _in_a_file(request: pytest.FixtureRequest) -> str:
@@ -144,7 +150,7 @@ def _in_a_namespace(request: pytest.FixtureRequest) -> str:
 
 
 STORES: Final = (
-    Kind("memory", _in_memory, 0.4, shared=False, served=False),
+    Kind("memory", _in_memory(), 0.4, shared=False, served=False),
     Kind("sqlite", _in_a_file, 1.0, served=False),
     Kind("etcd", _on_a_server("etcd"), 1.5),
     Kind("zookeeper", _on_a_server("zookeeper"), 1.5),
@@ -154,21 +160,26 @@ STORES: Final = (
 
 
 SHARED: Final = tuple(kind for kind in STORES if kind.shared)
+# They run where they are asked for by name: what they stand in for runs the same tests.
+FAKES: Final = tuple(
+    Kind(f"fake-{kind.name}", _in_memory(kind.name), 0.4, shared=False, served=False) for kind in SHARED
+)
 
 
 def _wanted(kinds: Sequence[Kind]) -> list[Kind]:
     """Those of the kinds that were asked for."""
     words = set(filter(None, os.environ.get(VARIABLE, "").split(",")))
-    unknown = words - {kind.name for kind in STORES}
+    unknown = words - {kind.name for kind in (*STORES, *FAKES)}
     if unknown:
-        known = ", ".join(kind.name for kind in STORES)
+        known = ", ".join(kind.name for kind in (*STORES, *FAKES))
         raise pytest.UsageError(f"{VARIABLE} names {', '.join(sorted(unknown))}; the stores are {known}")
-    return [kind for kind in kinds if not words or kind.name in words]
+    asked = [kind for kind in kinds if not words or kind.name in words]
+    return asked + [kind for kind in FAKES if kind.name in words and kinds is STORES]
 
 
 def _every(kinds: Sequence[Kind]) -> pytest.MarkDecorator:
     params = [
-        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.name)) for kind in _wanted(kinds)
+        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.mark)) for kind in _wanted(kinds)
     ]
     return pytest.mark.parametrize("site", params, indirect=True)
 
@@ -185,7 +196,7 @@ def _once(kinds: Sequence[Kind]) -> Callable[[str, Sequence[object]], pytest.Mar
     def every(name: str, values: Sequence[object]) -> pytest.MarkDecorator:
         params = [
             pytest.param(
-                kind, value, id=f"{kind.name}-{_shown(value)}", marks=getattr(pytest.mark, kind.name)
+                kind, value, id=f"{kind.name}-{_shown(value)}", marks=getattr(pytest.mark, kind.mark)
             )
             for kind in _wanted(kinds)
             for value in (values if kind is kinds[0] else values[:1])
