@@ -1,4 +1,4 @@
-"""A contender on client-go, built from `tests/clientgo` into the cache of the servers: `python -m servers.clientgo`."""
+"""A contender on client-go, built from `tests/clientgo` like the servers: `python -m servers.clientgo`."""
 
 from __future__ import annotations
 

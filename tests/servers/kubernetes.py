@@ -162,6 +162,7 @@ def start(folder: Path) -> KubernetesServer:
             ports=ports,
             ready=lambda _: server.request("GET", "/readyz") == b"ok" and bool(server.request("GET", _LAST)),
             environment={"GOMAXPROCS": "2", "NO_PROXY": HOST},
+            limit_s=180.0,  # three seconds of two processors, on a machine that may be busy
             image=program.image,
         ),
     ]
