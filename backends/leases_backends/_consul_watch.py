@@ -78,10 +78,13 @@ class Watcher:
             StoreUnavailable: no thread can be started to listen.
         """
         watch = Watch(self, seen, notify, user)
-        with self._mutex:
-            self._watches.setdefault(seen.name, set()).add(watch)
-            listener = self._listener(seen)
-            known = listener.joined(seen)
+        try:
+            with self._mutex:
+                self._watches.setdefault(seen.name, set()).add(watch)
+                known = self._listener(seen).joined(seen)
+        except BaseException:
+            watch.close()
+            raise
         if known is not seen:
             watch.tell(known)
         return watch
@@ -128,21 +131,15 @@ class Watcher:
         if name in self._alone:
             return self._alone[name]
         if name not in self._crowded and (len(self._alone) < ALONE or self._make_room()):
-            self._alone[name] = alone = _Alone(self, self._space, seen)
-            try:
-                alone.start()
-            except BaseException:
-                del self._alone[name]
-                raise
+            alone = _Alone(self, self._space, seen)
+            alone.start()  # It comes to the mutex before it does anything.
+            self._alone[name] = alone
             return alone
-        self._crowded.add(name)
         if self._crowd is None:
-            self._crowd = crowd = _Crowd(self, self._space)
-            try:
-                crowd.start()
-            except BaseException:
-                self._crowd = None
-                raise
+            crowd = _Crowd(self, self._space)
+            crowd.start()
+            self._crowd = crowd
+        self._crowded.add(name)
         return self._crowd
 
     def _make_room(self) -> bool:

@@ -87,6 +87,7 @@ class Agent:
         self.wire = Wire(where.hosts, tls, token, where.shown)
         self.space = Space(self.wire, where.path, options)
         self.watcher = Watcher(self.space)
+        self._process = os.getpid()
 
     def leave(self, user: object) -> None:
         """One user less; with the last go threads and connections."""
@@ -97,8 +98,11 @@ class Agent:
             self.wire.close()
 
     def forked(self) -> None:
-        self.wire.forked()
-        self.watcher.forked()
+        """In the child of a fork: forget what the parent goes on to use. Once is enough."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self.wire.forked()
+            self.watcher.forked()
 
 
 class Consul(Backend):
@@ -152,7 +156,7 @@ class Consul(Backend):
             self._agent.leave(self)
 
     def forked(self) -> None:
-        """Nothing is left to drop: the connections were forgotten in the child before anything else."""
+        self._agent.forked()
 
     def _open(self) -> Agent:
         if self._closed:
