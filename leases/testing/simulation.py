@@ -13,13 +13,16 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from leases.machine import Machine
 from leases.terms import Terms
@@ -28,6 +31,9 @@ from leases.testing.cells import Kind
 from leases.testing.scene import Scene
 from leases.testing.swarm import STEPS, Plan, prepare
 from leases.testing.world import NAME, Violation
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
 
 _BLOCK: Final = 200  # seeds that a worker takes at a time
 _SHOWN: Final = 10  # violations that are printed
@@ -235,14 +241,38 @@ def sweep_on(jobs: int, seeds: range, *, kind: Kind | None = None) -> Totals:
             if len(totals.violations) >= _SHOWN:
                 break
         return totals
-    import multiprocessing
-
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with _workers(jobs) as pool:
         for part in pool.imap(partial(_block, kind=kind), blocks):
             totals.add(part)
             if len(totals.violations) >= _SHOWN:
                 break
     return totals
+
+
+@contextmanager
+def _workers(jobs: int) -> Generator[Pool]:
+    """Processes that end with this one, also when SIGTERM ends it, which would leave them a broken pipe."""
+    import multiprocessing
+
+    asked: list[int] = []
+    ready = False
+
+    def end(number: int, frame: object) -> None:
+        asked.append(number)
+        if ready:  # While they are being started, the first words to them have to be finished.
+            raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()  # Signals are the main thread's.
+    before = signal.signal(signal.SIGTERM, end) if main else None
+    try:
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            ready = True
+            if asked:
+                raise SystemExit(128 + asked[0])
+            yield pool
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _block(seeds: range, kind: Kind | None) -> Totals:
