@@ -75,14 +75,18 @@ def boot_id() -> str | None:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
-        offsets = _time_offsets()
+        offsets = time_offsets()
     except (OSError, ValueError):
         return None
     return boot if len(boot) == 36 and not any(offsets) else None
 
 
-def _time_offsets() -> list[int]:
-    """The offsets of this process's time namespace; none where the kernel has no time namespaces."""
+def time_offsets() -> list[int]:
+    """The offsets of this process's time namespace; none where the kernel has no time namespaces.
+
+    Raises:
+        OSError, ValueError: the kernel does not tell them.
+    """
     path = "/proc/self/timens_offsets"
     if not os.path.exists(path):
         return []

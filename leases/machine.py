@@ -85,7 +85,7 @@ from leases.events import (
     WentBack,
 )
 from leases.record import BEAT_BITS, ID_BITS, Claim, State, check_ttl
-from leases.terms import Terms
+from leases.terms import Terms, look_after
 
 HOLD_BACK_MOST: Final = 5.0  # seconds for which a lock that names a successor is left to it
 _KEPT_ATTEMPTS: Final = 64
@@ -788,7 +788,7 @@ class Machine:
         """Hints can be lost: where they come, a read is due when a renewal should have been seen."""
         ttl = self.terms.ttl if slot.claim is None else slot.claim.ttl
         spread = 0.75 + 0.25 * self._entropy.random()
-        return spread * (ttl / 2 if self.traits.watches else min(ttl / 8, 1.0))
+        return spread * look_after(ttl, watches=self.traits.watches)
 
     def _next_try_in(self, now: Instant) -> float:
         if self._doubt or self._view is None:

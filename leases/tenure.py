@@ -474,7 +474,10 @@ class Tenure:
     def _as_ours(self, error: Exception) -> LeasesError:
         """An error of our own making for this thread alone: several may wait for the claim that met it."""
         if isinstance(error, LeasesError):
-            anew = type(error)(*error.args)
+            # Not by its own `__init__`, which may ask for more than it passed on.
+            anew = type(error).__new__(type(error), *error.args)
+            anew.args = error.args
+            anew.__dict__.update(error.__dict__)
         else:
             anew = StoreUnavailable(f"{self.hub.backend.identity} gave no answer: {error}; is it up?")
         anew.__cause__ = error

@@ -61,6 +61,11 @@ class Terms:
             object.__setattr__(self, name, float(value))
 
 
+def look_after(ttl: float, *, watches: bool) -> float:
+    """After how many seconds at most a waiter looks at a record of that ttl without having had a hint."""
+    return ttl / 2 if watches else min(ttl / 8, 1.0)
+
+
 def _refuse_no_numbers(**given: float | None) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):

@@ -98,7 +98,7 @@ class File:
     def __init__(self, path: str, *, private: bool) -> None:
         self.path: Final = path
         self.users: Final[set[object]] = set()
-        self._private = private
+        self.private = private
         self._parts = (path, f"{path}-wal", f"{path}-shm")
         self._mutex = threading.RLock()  # It knows whose it is where Ctrl-C came before `_owner` was noted.
         self._owner = 0  # the thread whose turn it is
@@ -136,6 +136,12 @@ class File:
             return found
 
         return self._in_turn(timeout, scan)
+
+    def ask(self, questions: Iterable[str], timeout: float) -> list[str]:
+        """The first column of every row that some statements give; raises as `read` does."""
+        return self._in_turn(
+            timeout, lambda db: [str(row[0]) for question in questions for row in db.execute(question)]
+        )
 
     def swap(self, name: str, version: object, body: bytes | None, timeout: float) -> tuple[bool, Row]:
         """Write a record, or delete it (None), if its version stands there: was it done, and what stands.
@@ -337,9 +343,9 @@ class File:
     def _create(self) -> None:
         """Make the file where it is missing, with its mode, which SQLite gives its other files too."""
         try:
-            if self._private:
+            if self.private:
                 make_private(os.path.dirname(self.path))
-            mode = 0o600 if self._private else 0o666
+            mode = 0o600 if self.private else 0o666
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
         except FileExistsError:
             pass

@@ -20,10 +20,21 @@ machine's host, are refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from leases.contract import Applied, Backend, Conflict, Notify, Outcome, Slot, Traits, Unknown, Watch
+from leases.contract import (
+    Applied,
+    Backend,
+    Conflict,
+    Finding,
+    Notify,
+    Outcome,
+    Slot,
+    Traits,
+    Unknown,
+    Watch,
+)
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
 from leases.urls import shown
@@ -120,6 +131,11 @@ class Sqlite(Backend):
             except RecordRefused as refused:
                 found.append(refused)
         return found
+
+    def examine(self, timeout: float) -> Iterator[Finding]:
+        from leases_backends._sqlite_examine import examine
+
+        return examine(self._open(), timeout)
 
     def close(self) -> None:
         self._closed = True

@@ -25,6 +25,9 @@ COMMANDS: Final = {
     "hold": Command("leases.cli.hold", "hold a lock while a command runs, or until a signal"),
     "status": Command("leases.cli.status", "who holds a lock, for how long, with which token"),
     "list": Command("leases.cli.listing", "the locks of a store"),
+    "break": Command("leases.cli.breaking", "take a lock from its holder"),
+    "prune": Command("leases.cli.pruning", "free the locks of dead holders, remove free records"),
+    "doctor": Command("leases.cli.doctor", "whether locks will work here, and how soon another takes over"),
     "simulate": Command(
         "leases.testing.simulation", "run the protocol against a store and a network that misbehave"
     ),
@@ -47,6 +50,7 @@ examples:
   leases hold nightly --skip -- ./report.sh         on many hosts, from cron: one of them runs it
   leases hold deploy -w 10m -- make deploy          wait for ten minutes at most
   leases list --backend sqlite:///var/lib/app.db    who holds what
+  leases doctor --backend etcd://etcd-1,etcd-2      will it work, and how soon does another take over
 """
 
 

@@ -11,6 +11,7 @@ from leases.errors import (
     LeasesError,
     RecordRefused,
     StoreDenied,
+    WrongToken,
 )
 
 OK: Final = 0
@@ -19,6 +20,7 @@ UNAVAILABLE: Final = 69
 LOST: Final = 70
 CONFLICT: Final = 75
 REFUSED: Final = 77
+UNFIT: Final = 78
 CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 SIGNALLED: Final = 128  # plus the number of the signal
@@ -29,7 +31,7 @@ def code_of(error: LeasesError) -> int:
     match error:
         case ConfigurationError():
             return USAGE
-        case AcquireTimeout():
+        case AcquireTimeout() | WrongToken():
             return CONFLICT
         case LeaseLost():
             return LOST

@@ -58,7 +58,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def _row(status: Status, now: float) -> tuple[str, ...]:
     held_for = span(now - status.acquired) if status.held and status.acquired else "-"
-    expires_in = span(status.expires_in) if status.expires_in is not None else "-"
+    expires_in = (
+        "-" if status.expires_in is None else span(status.expires_in) if status.expires_in else "expired"
+    )
     metadata = " ".join(f"{key}={value}" for key, value in (status.metadata or {}).items())
     holder = (status.holder or "(broken)") if status.held else "-"
     token = str(status.token) if status.token is not None else "-"

@@ -53,9 +53,15 @@ def describe(status: Status, now: float) -> str:
     if status.renewed:
         words.append(f"renewed {span(now - status.renewed)} ago")
     if status.expires_in is not None:
-        words.append(f"expires in {span(status.expires_in)} unless renewed")
+        words.append(_expiry(status.expires_in))
     words.extend(f"{key}={value}" for key, value in (status.metadata or {}).items())
     return plain(", ".join(words))
+
+
+def _expiry(seconds: float) -> str:
+    if seconds > 0:
+        return f"expires in {span(seconds)} unless renewed"
+    return "expired, so that anybody may take it"
 
 
 def facts(status: Status) -> dict[str, Any]:
