@@ -31,6 +31,7 @@ check: venv  ## linter, formatter and both type checkers
 
 servers: venv  ## get the servers of the tests: built once, some ten minutes on two cores
 	@PYTHONPATH=tests $(BIN)/python -m servers.get
+	@PYTHONPATH=tests $(BIN)/python -m servers.clientgo
 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def address(server: str) -> str | None:
     return os.environ.get(variable(server)) or None
 
 
+def lines(servers: Collection[str]) -> list[Wanted]:
+    """What is wanted of these, and the etcd that an API server of any version runs on."""
+    asked = [wanted(server, versions()) for server in servers]
+    beneath = [wanted("etcd")] if "kubernetes" in servers else []
+    return list({line.name: line for line in (*asked, *beneath)}.values())
+
+
 def insists_on_docker() -> bool:
     """Whether nothing but containers will do: SERVERS=docker."""
     return os.environ.get("SERVERS") == "docker"
@@ -66,10 +74,7 @@ def program(server: str, of: Versions | None = None) -> Program:
     if containers.has(line.image):
         return Program(server, line.version, Path(line.inside), line.image)
     if insists_on_docker():
-        raise Missing(
-            f"SERVERS=docker, but no engine answers that has or can pull {line.image}; "
-            "run 'make test-docker', or unset SERVERS"
-        )
+        raise _no_image(line)
     path = built(line) or _on_path(line)
     if path is None:
         raise Missing(f"{line.name} is not here; run 'make servers', which gets it")
@@ -105,17 +110,25 @@ def _on_path(line: Wanted) -> Path | None:
     return Path(found) if re.search(rf"\bv?{re.escape(line.version)}\b", told) else None
 
 
+def _no_image(line: Wanted) -> Missing:
+    return Missing(
+        f"SERVERS=docker, but no engine answers that has or can pull {line.image}; "
+        "run 'make test-docker', or unset SERVERS"
+    )
+
+
 def _get(line: Wanted) -> str:
     """Have one server here; a sentence about how."""
     if address(line.server) is not None:
         return f"the one that {variable(line.server)} names"
     if containers.has(line.image):
         return f"image {line.image}"
-    if not insists_on_docker() and built(line) is None and _on_path(line) is None:
-        build(line)
+    if insists_on_docker():
+        raise _no_image(line)
+    path = built(line) or _on_path(line) or build(line)
     if line.server == "zookeeper":
         java()
-    return str(program(line.server).path)
+    return str(path)
 
 
 def main() -> int:
@@ -128,8 +141,7 @@ def main() -> int:
     if unknown := set(asked) - set(SERVERS):
         parser.error(f"no such server: {', '.join(sorted(unknown))}")
     missing = 0
-    for server in asked:
-        line = wanted(server, versions())
+    for line in lines(asked):
         try:
             print(f"servers: {line.name}: {_get(line)}", flush=True)
         except Missing as error:
