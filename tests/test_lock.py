@@ -279,6 +279,25 @@ def test_timeout_bounds_an_unreachable_store(hands: Hands, trouble: str) -> None
     assert 0.25 < time.monotonic() - began < 5
 
 
+class _Unanswered(StoreUnavailable):
+    """A backend's own, which says more than its message and cannot be made of that alone."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def test_error_of_a_backend_is_raised_as_it_is(hands: Hands) -> None:
+    """What is raised is of the backend's class, with its message and all it knows, and another object."""
+    backend = Stubborn()
+    met = _Unanswered("no answer; look at the server", status=503)
+    backend.after = lambda kind, outcome: Unknown(met, void=True)
+    with pytest.raises(_Unanswered, match="no answer; look at the server") as raised:
+        hands.hand()("acquire", lock_on(store_on(backend)), timeout=0.1)
+    assert raised.value is not met and raised.value.__cause__ is met
+    assert raised.value.status == 503
+
+
 def test_timeout_that_passes_while_more_is_to_be_asked(hands: Hands) -> None:
     """Where the time is over as an answer comes, nothing more is asked, though the answer calls for it."""
     clock = ManualClock()
