@@ -313,8 +313,9 @@ class _Link:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    held: socket.socket | None = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
+    # A TLS transport of Python 3.11 that has closed already knows its socket no more, and says so by the second.
+    with contextlib.suppress(OSError, AttributeError):
+        held: socket.socket | None = writer.get_extra_info("socket")
         if held is not None:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     writer.transport.abort()
