@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 
 import pytest
 
 from leases.contract import Backend
 from leases.testing.suite import BackendSuite
+from leases_backends._kubernetes_answers import VERBS
 from leases_backends._kubernetes_names import object_name
 from leases_backends.kubernetes import connect as connect_kubernetes
 from servers.kubernetes import KubernetesServer
@@ -54,5 +57,33 @@ class TestKubernetes(BackendSuite):
         return write
 
     @pytest.fixture
+    def cut_off(self, kubernetes: KubernetesServer) -> Callable[[], AbstractContextManager[object]] | None:
+        if not isinstance(kubernetes, KubernetesServer):
+            return None  # It is not ours to stop.
+        node = kubernetes.nodes[-1]
+
+        @contextlib.contextmanager
+        def frozen() -> Generator[None]:
+            node.freeze()
+            try:
+                yield
+            finally:
+                node.thaw()
+
+        return frozen
+
+    @pytest.fixture
     def secret(self, kubernetes: KubernetesServer) -> str:
         return kubernetes.admin
+
+
+class TestKubernetesByRole(TestKubernetes):
+    """The same as somebody with a client certificate, and a Role of four verbs and nothing else."""
+
+    @pytest.fixture
+    def connect(self, kubernetes: KubernetesServer, url: str) -> Callable[[], Backend]:
+        namespace = url.partition("//")[2].partition("?")[0]
+        user = f"member-of-{namespace}"
+        kubernetes.grant(namespace, user, VERBS)
+        limited = kubernetes.url_of(namespace, kubernetes.user(user))
+        return lambda: connect_kubernetes(limited)

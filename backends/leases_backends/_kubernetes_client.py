@@ -57,6 +57,15 @@ class Answer:
         return str(self.body.get("message") or f"HTTP status {self.status}")[:500]
 
 
+def parsed(data: bytes) -> Mapping[str, Any]:
+    """The object that an answer holds; empty for one that holds none, like those of a proxy in the way."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
 class Client:
     """One API server as one process talks to it.
 
@@ -85,13 +94,7 @@ class Client:
             _, response = self._send(method, path, until - time.monotonic(), body)
             if response.status == 401:
                 raise self.unknown_here()
-        try:
-            read = json.loads(response.data) if response.data else {}
-        except ValueError as error:
-            if response.status < 300:
-                raise NoAnswer(f"{self.shown} answered with something that is no JSON", void=False) from error
-            read = {}
-        return Answer(response.status, read if isinstance(read, dict) else {}, response.headers)
+        return Answer(response.status, parsed(response.data), response.headers)
 
     def stream(self, path: str, timeout: float) -> urllib3.BaseHTTPResponse:
         """A request whose answer goes on; raises as `call` does. Whoever gets the response closes it."""
@@ -241,7 +244,7 @@ def _pool(access: Access) -> urllib3.HTTPConnectionPool:
     if access.tls is not None:
         keywords |= {"ssl_context": access.tls}
         if access.server_name:
-            keywords |= {"server_hostname": access.server_name, "assert_hostname": access.server_name}
+            keywords |= {"server_hostname": access.server_name}
     pool = _manager(access.proxy, keywords).connection_from_url(access.server)
     pool.ConnectionCls = _kept(pool.ConnectionCls)
     return pool

@@ -93,6 +93,9 @@ def load(where: Source) -> Access:
         namespace = _read_kubeconfig(where, found) if where.kubeconfig else _read_service_account(found)
     except kubernetes.config.ConfigException as error:
         raise ConfigurationError(f"{where.shown}: {_first_line(error)}; {_ADVICE}") from error
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+        raise ConfigurationError(f"{where.shown} cannot be read ({why}); {_ADVICE}") from error
     except Exception as error:  # A YAML parser's, a plugin's, a TypeError: what the package does not check.
         # Its text may hold what it stumbled over, and that may be a credential.
         raise ConfigurationError(

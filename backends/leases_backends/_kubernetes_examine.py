@@ -103,7 +103,7 @@ def _permissions(namespace: str, ask: Callable[..., Answer]) -> Iterator[Finding
         else:
             yield Finding(
                 subject,
-                Verdict.BAD,
+                Verdict.DOUBTFUL if verb == "watch" else Verdict.BAD,
                 f"none for {where}",
                 f'add to a Role: {{apiGroups: ["{GROUP}"], resources: ["leases"], verbs: ["{verb}"]}}',
             )

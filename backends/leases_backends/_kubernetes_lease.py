@@ -87,8 +87,7 @@ def slot_of(name: str, whole: Mapping[str, Any], foreign_wait: float) -> Slot:
     else:
         claim, body = _of_another(name, spec, history, foreign_wait), mirrored
     order = order_of(metadata["resourceVersion"])
-    tokens = (order, claim.token, history.token if history is not None else None)
-    floor = max(token for token in (*tokens, 0) if token is not None)
+    floor = max(order or 0, claim.token or 0)
     return Slot(name, Version(metadata["uid"], metadata["resourceVersion"], whole), claim, order, floor, body)
 
 

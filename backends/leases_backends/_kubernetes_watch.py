@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import random
 import threading
 import time
@@ -25,7 +26,7 @@ import urllib3
 from leases.contract import Notify, Slot
 from leases.errors import RecordRefused
 from leases_backends._kubernetes_answers import lacks, trouble
-from leases_backends._kubernetes_client import Answer, Client
+from leases_backends._kubernetes_client import Answer, Client, parsed
 from leases_backends._kubernetes_lease import NAME, missing, order_of, slot_of
 from leases_backends._kubernetes_names import lock_name, object_name
 
@@ -78,6 +79,7 @@ class Watcher:
         self._mutex = threading.Lock()
         self._watches: dict[str, set[Watch]] = {}
         self._streams: dict[str | None, Stream] = {}  # by name; the one of all names is None's
+        self._warned = False
         self._narrow = False  # only named objects may be watched
         self._empty_since = 0.0
 
@@ -153,6 +155,13 @@ class Watcher:
             if again and self._watches:
                 self._arrange(leaving=stream)
             return self._streams.get(stream.name) is stream
+
+    def warn(self, error: Exception) -> None:
+        """Log, once, that nobody here can be woken: locks work all the same, and change hands later."""
+        with self._mutex:
+            first, self._warned = not self._warned, True
+        if first:
+            logging.getLogger("leases").warning("who waits is not woken, but looks now and then: %s", error)
 
     def narrow(self) -> None:
         """The whole namespace may not be watched: one stream for each name, then."""
@@ -255,7 +264,7 @@ class Stream:
                     return
                 self._response = response
             if response.status != 200:
-                self._refused(_answer(response.status, response.data))
+                self._refused(Answer(response.status, parsed(response.data), {}))
             for event in _events(response):
                 self._take(event)
                 if not self._watcher.still_wanted(self):
@@ -316,12 +325,15 @@ class Stream:
             StoreError: always, so that the next attempt comes after a pause.
         """
         watcher = self._watcher
+        error = trouble(answer, "watch", watcher.namespace, watcher.client.shown)
         if self.name is None and lacks(answer):
             watcher.narrow()
+        elif answer.status == 403:
+            watcher.warn(error)
         # The second is said after a restore: the server has not come as far as we have.
         if answer.status == _GONE or "Too large resource version" in answer.message:
             self._lost = True
-        raise trouble(answer, "watch", watcher.namespace, watcher.client.shown)
+        raise error
 
 
 def _events(response: urllib3.BaseHTTPResponse) -> Iterator[Mapping[str, Any]]:
@@ -332,14 +344,6 @@ def _events(response: urllib3.BaseHTTPResponse) -> Iterator[Mapping[str, Any]]:
         for line in lines:
             if line:
                 yield json.loads(line)
-
-
-def _answer(status: int, data: bytes) -> Answer:
-    try:
-        body = json.loads(data)
-    except ValueError:
-        body = {}
-    return Answer(status, body if isinstance(body, dict) else {}, {})
 
 
 def _note(metadata: Mapping[str, Any]) -> str | None:
