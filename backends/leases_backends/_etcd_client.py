@@ -95,7 +95,7 @@ class Client:
                     return self._call(at, rpc, question, until)
                 except Failed as failed:
                     if not self._goes_on(at, failed) or not others:
-                        raise self._explain(failed, at, timeout, who) from failed
+                        raise self._explain(failed, at, timeout, who) from failed.with_traceback(None)
                 at, others = (at + 1) % len(self._wires), others - 1
         finally:
             self._leave()
@@ -107,7 +107,7 @@ class Client:
         try:
             return self._call(at, rpc, question, until)
         except Failed as failed:
-            raise self._explain(failed, at, timeout, who) from failed
+            raise self._explain(failed, at, timeout, who) from failed.with_traceback(None)
         finally:
             self._leave()
 
@@ -196,7 +196,7 @@ class Client:
                 token = self._send(at, AUTHENTICATE, question, until, _PLAIN).token
             except Failed as failed:
                 if not failed.details.startswith("etcdserver: authentication is not enabled"):
-                    raise Failed(failed.code, failed.details, unsent=True) from failed
+                    raise Failed(failed.code, failed.details, unsent=True) from None
                 self._metadata = (*_PLAIN,)  # Not the same object: it may have to be told from the next.
             else:
                 self._metadata = (*_PLAIN, ("token", token))
@@ -254,11 +254,13 @@ class Client:
             if self._forking:
                 self._changed.notify_all()
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, *, settle: bool = False) -> None:
         for at, wire in enumerate(self._wires):
             self._wires[at] = None
             if wire is not None:
                 wire.close()
+                if settle:
+                    wire.settle(_FORK_PATIENCE)
 
     def close(self) -> None:
         """End all connections; calls after it raise `StoreUnavailable`."""
@@ -276,7 +278,7 @@ class Client:
             while self._inside and self._changed.wait(until - time.monotonic()):
                 pass
         self.watcher.pause(_FORK_PATIENCE)
-        self._disconnect()
+        self._disconnect(settle=True)
 
     def after_fork(self) -> None:
         """In the parent: go on."""

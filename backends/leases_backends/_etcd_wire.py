@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import grpc  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] # It ships without types.
@@ -68,6 +70,8 @@ MEMBERS: Final = Rpc(
 class Failed(Exception):
     """A request that was not answered as it should be.
 
+    Whoever keeps it drops its traceback first: the frames hold the connection and the token.
+
     Attributes:
         code: gRPC's name for it, as `UNAVAILABLE`; `CLOSED` where the connection was closed here before.
         details: what etcd or gRPC says about it.
@@ -97,7 +101,7 @@ class Wire:
     def __init__(self, host: str, port: int, tls: Tls | None) -> None:
         self.timeouts = 0
         self.pem = tls.pem() if tls is not None else None
-        _meet_gevent()
+        _prepare_library()
         target, options = _target(host, port), list(_OPTIONS)
         if tls is None:
             self._channel: Any = grpc.insecure_channel(target, options)
@@ -106,6 +110,9 @@ class Wire:
                 options += [("grpc.ssl_target_name_override", tls.server_name)]  # type: ignore[list-item]
             self._channel = grpc.secure_channel(target, _credentials(tls), options)
         self._calls: dict[object, Callable[..., Any]] = {}
+        self._quiet = threading.Condition()
+        self._served = 0  # what threads of gRPC's serve: streams, and requests in the background
+        self._threads: set[threading.Thread] = set()
 
     def call(self, rpc: Rpc[Q, A], question: Q, timeout: float, metadata: Metadata) -> A:
         """Ask, and wait for the answer.
@@ -117,8 +124,7 @@ class Wire:
         try:
             answer: A = call(question, timeout if timeout > 0 else 0.0, metadata)
         except grpc.RpcError as error:
-            # Without its traceback, which would keep the connection, and the token in its frames.
-            raise _failed(error) from error.with_traceback(None)
+            raise Failed(*_said(error)) from error.with_traceback(None)
         except ValueError as error:  # "Cannot invoke RPC on closed channel!"
             raise Failed("CLOSED", "the connection was closed", unsent=True) from error.with_traceback(None)
         return answer
@@ -138,20 +144,51 @@ class Wire:
             done(future.result() if not future.cancelled() and future.exception() is None else None)
 
         try:
-            call.future(question, timeout, metadata).add_done_callback(answered)
+            future = call.future(question, timeout, metadata)
         except ValueError:
             done(None)
+            return
+        self._serve(future)
+        future.add_done_callback(answered)
 
     def watch(self, requests: Iterator[messages.WatchRequest], metadata: Metadata) -> Stream:
         """Open a stream of watches; a thread of gRPC's takes the requests as they come."""
+
+        def taken() -> Iterator[messages.WatchRequest]:
+            self._threads.add(threading.current_thread())
+            yield from requests
+
         try:
-            return _Stream(self._stream(WATCH)(requests, None, metadata))
+            stream = self._stream(WATCH)(taken(), None, metadata)
         except ValueError as error:
             raise Failed("CLOSED", "the connection was closed", unsent=True) from error.with_traceback(None)
+        self._serve(stream)
+        return _Stream(stream)
 
     def close(self) -> None:
         """End the connection and what is under way on it. Closing twice does no harm."""
         self._channel.close()
+
+    def settle(self, patience: float) -> None:
+        """Wait until the threads that served it have ended: gRPC prepares for no fork while they call it."""
+        until = monotonic() + patience
+        with self._quiet:
+            while self._served and self._quiet.wait(until - monotonic()):
+                pass
+            threads = self._threads - {threading.current_thread()}
+        for thread in threads:
+            thread.join(max(until - monotonic(), 0.0))
+
+    def _serve(self, call: Any) -> None:
+        def ended(_: Any) -> None:
+            with self._quiet:
+                self._served -= 1
+                self._threads.add(threading.current_thread())
+                self._quiet.notify_all()
+
+        with self._quiet:
+            self._served += 1
+        call.add_done_callback(ended)
 
     def _prepare(self, rpc: Rpc[Q, A]) -> Callable[..., Any]:
         """The method on this connection, made once: making it costs as much as a request."""
@@ -180,15 +217,17 @@ class _Stream:
     def __iter__(self) -> Iterator[messages.WatchResponse]:
         try:
             yield from self._call
+            return
         except grpc.RpcError as error:
-            raise _failed(error) from None  # The error is the stream itself, which must not be kept.
+            code, details = _said(error.with_traceback(None))  # It is the stream: it would keep itself.
+        raise Failed(code, details)
 
     def cancel(self) -> object:
         return self._call.cancel()
 
 
-def _failed(error: Any) -> Failed:
-    return Failed(error.code().name, error.details() or "")
+def _said(error: Any) -> tuple[str, str]:
+    return error.code().name, error.details() or ""
 
 
 def _target(host: str, port: int) -> str:
@@ -217,6 +256,20 @@ def _system_authorities(tls: Tls) -> bytes | None:
             pass
     trusted = tls.context().get_ca_certs(binary_form=True)
     return "".join(map(ssl.DER_cert_to_PEM_cert, trusted)).encode() or None
+
+
+_kept: Final[list[Any]] = []
+
+
+def _prepare_library() -> None:
+    """Have gRPC stand from now on: a channel that is never used keeps it from shutting down with the others.
+
+    It shuts down in the background, and takes locks for that. A fork in the midst of it is what gRPC's own
+    preparations for a fork do not provide for: parent or child would wait for ever.
+    """
+    if not _kept:
+        _meet_gevent()
+        _kept.append(grpc.insecure_channel("ipv4:127.0.0.1:1", _OPTIONS))
 
 
 def _meet_gevent() -> None:
