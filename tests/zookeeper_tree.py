@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from kazoo.client import KazooClient
 
 from leases_backends._zookeeper_nodes import node_of
+from leases_backends.zookeeper import Zookeeper
 
 
 class Tree:
@@ -50,3 +51,19 @@ def tree_of(url: str, **options: Any) -> Generator[Tree]:
     finally:
         client.stop()
         client.close()
+
+
+def end_session(backend: Zookeeper) -> int:
+    """End the session of a backend at the server, as expiry does, and return its number."""
+    number, password = session_number(backend), backend._session.client_now().client_id[1]
+    hosts = ",".join(backend._session.target.endpoints)
+    twin: Any = KazooClient(hosts=hosts, client_id=(number, password))
+    twin.start(timeout=20)
+    twin.stop()
+    twin.close()
+    return number
+
+
+def session_number(backend: Zookeeper) -> int:
+    """Which session a backend has now."""
+    return int(backend._session.client_now().client_id[0])
