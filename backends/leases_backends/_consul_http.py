@@ -260,6 +260,7 @@ class Line:
     def _opened(self, host: str, port: int, timeout: float) -> _Connection:
         connection = _Connection(host, port, timeout=max(timeout, _LEAST))
         self._connection = connection  # From here on a `cut` or a fork finds it.
+        self._used = time.monotonic()
         try:
             connection.connect()
             _keep_alive(connection.sock)
