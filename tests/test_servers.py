@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from servers import build, get, table
+from servers import build, containers, get, table
 from servers.build import Missing
 from servers.certificates import Authority
-from servers.fixtures import _or_absent
+from servers.fixtures import _or_absent, _shared
+from servers.given import given
 from servers.process import Node, Ports, Server, Unready, listening
 from servers.table import SERVERS, TABLE, Debian, Go, Maven, Wanted
 
@@ -189,9 +190,12 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("CI", "SERVERS", "LEASES_VERSIONS", *map(table.variable, SERVERS)):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "bin").mkdir()
-    get.program.cache_clear()
+    monkeypatch.setattr(containers, "has", lambda image: False)
+    for cached in (get.program, get.java):
+        cached.cache_clear()
     yield tmp_path
-    get.program.cache_clear()
+    for cached in (get.program, get.java):
+        cached.cache_clear()
 
 
 # A Go that writes down what it is asked, and makes the program that it is asked for.
@@ -277,6 +281,43 @@ def test_a_program_on_path_counts_in_the_wanted_version_alone(empty: Path) -> No
     version = table.wanted("consul").version
     path = fake(empty, "consul", f"#!/bin/sh\n[ $1 = version ] && echo Consul v{version}\n")
     assert get.program("consul") == get.Program("consul", version, path)
+
+
+def test_an_image_comes_before_a_program(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an engine has the image, its program and its Java are the ones inside."""
+    line = table.wanted("zookeeper")
+    monkeypatch.setattr(containers, "has", lambda image: image == line.image)
+    found = get.program("zookeeper")
+    assert (found.image, str(found.path)) == (line.image, f"/apache-zookeeper-{line.version}-bin/lib")
+    assert get.java() == "java"
+    with pytest.raises(Missing, match="run 'make servers'"):
+        get.program("etcd")
+
+
+def test_who_insists_on_containers_gets_no_process(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SERVERS=docker, and no engine or no image."""
+    version = table.wanted("consul").version
+    fake(empty, "consul", f"#!/bin/sh\necho Consul v{version}\n")
+    monkeypatch.setenv("SERVERS", "docker")
+    monkeypatch.setattr(containers, "has", lambda image: False)
+    with pytest.raises(Missing, match=r"no engine answers that has or can pull hashicorp/consul"):
+        get.program("consul")
+
+
+def test_an_address_in_the_environment_comes_first(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is started, and nothing is ended."""
+    assert given("etcd") is None
+    monkeypatch.setenv("LEASES_TEST_ETCD", "etcd://store.test:2379/tests")
+    with _shared("etcd") as server:
+        assert server.url == "etcd://store.test:2379/tests"
+    assert given("consul") is None
+
+
+def test_an_api_server_of_any_version_gets_the_newest_etcd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started beneath the old one as well."""
+    monkeypatch.setenv("LEASES_VERSIONS", "old")
+    names = [line.name for line in get.lines(["kubernetes"])]
+    assert names == [table.wanted("kubernetes", "old").name, table.wanted("etcd", "new").name]
 
 
 def test_old_versions_are_asked_for_by_the_environment(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
