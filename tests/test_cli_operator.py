@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,7 +29,7 @@ from leases.terms import Terms
 from leases.testing.cells import Kind
 from leases_command import PATIENCE, Shop
 from stage import DELAY, ROUND, TTL, Stage
-from stores import Site
+from stores import Site, every_shared_store
 from stubborn import Stubborn
 from terminals import Terminal
 
@@ -188,6 +189,23 @@ def test_colours_are_for_terminals(shop: Shop) -> None:
         terminal.process.wait(PATIENCE)
         terminal.close()
         assert ("\x1b[32mgood" in text) is coloured
+
+
+@every_shared_store
+def test_doctor_on_every_store(site: Site) -> None:
+    """It reaches each, knows its version, finds nothing bad, and leaves nothing there."""
+    store = site.store()
+    with store.lock("job", ttl=30.0):  # What has to be made is made by now.
+        before = list(store.hub.backend.scan("", PATIENCE))
+        examination = Examination(store.hub, Terms(15))
+        findings = list(examination.run())
+        assert list(store.hub.backend.scan("", PATIENCE)) == before
+    assert examination.code(findings) == exits.OK, [one for one in findings if one.verdict is Verdict.BAD]
+    assert {"store", "reach", "version"} <= {one.subject for one in findings}
+    assert examination.trip is not None and examination.trip.worst < PATIENCE
+    told = json.dumps(examination.facts(findings, 0))
+    password = urlsplit(site.url).password
+    assert not password or password not in told
 
 
 # ---- pieces of the doctor --------------------------------------------------------------------------

@@ -107,21 +107,23 @@ class Examination:
             reached = finding.verdict if finding.subject == "reach" else reached
             yield finding
         if reached is not Verdict.DOUBTFUL:  # Then there is nothing yet, and a read would make it.
-            yield from self._measured(told=reached is Verdict.BAD)
+            yield from self._measured(told=reached)
         yield of_ttl(terms, backend.traits)
         yield from of_clocks(backend.traits)
         yield from of_traits(backend.traits)
         yield from map(of_failover, self.failovers())
 
-    def _measured(self, *, told: bool) -> Iterator[Finding]:
-        """The round trip, if there is one; a failure is told unless the store's own examination has."""
+    def _measured(self, told: Verdict | None) -> Iterator[Finding]:
+        """The round trip, if there is one, and whether the store answers, unless that was told before."""
         try:
             self.trip = measure(self._backend, _SECONDS)
         except StoreError as error:
             self._refusal = error
-            if not told:
+            if told is not Verdict.BAD:
                 yield Finding("reach", Verdict.BAD, str(error))
         else:
+            if told is None:
+                yield Finding("reach", Verdict.GOOD, f"{self._backend.identity} answers")
             yield of_round_trip(self.trip, self._terms)
 
     def failovers(self) -> Iterator[Failover]:
