@@ -111,14 +111,14 @@ def test_the_commands_own_code(shop: Shop, code: int) -> None:
     """The command's exit code is passed on, and nothing is said."""
     done = shop.run("hold", "job", "-c", f"exit {code}")
     assert (done.returncode, done.stderr) == (code, "")
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_killed_by_a_signal(shop: Shop, number: int) -> None:
     """A command that signal N ended gives 128 + N."""
     assert shop.run("hold", "job", "-c", f"kill -{int(number)} $$").returncode == 128 + number
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_cannot_run(shop: Shop, command: str, code: int, words: str) -> None:
     done = shop.run("hold", "job", "--", command)
     assert done.returncode == code
     assert words in done.stderr and done.stderr.count("\n") == 1
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 def test_not_found_takes_no_lock(shop: Shop) -> None:
@@ -153,7 +153,7 @@ def taken(shop: Shop) -> Iterator[Shop]:
     yield shop
     holder.terminate()
     holder.wait()
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_without_a_command(shop: Shop, number: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 @every_shared_store
@@ -237,7 +237,7 @@ def test_nobody_reads_the_lease(shop: Shop) -> None:
     done = shop.run("hold", "job", stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 @pytest.mark.parametrize("words", [("--", "touch", "ran"), ("--ttl", "1")])
@@ -251,7 +251,7 @@ def test_closed_descriptors(shop: Shop, words: tuple[str, ...]) -> None:
         until(lambda: shop.holder() is not None)
         process.terminate()
         assert process.wait(30) in (0, 143)  # It may not know yet that it holds.
-    assert shop.slot().claim is None
+    assert not shop.slot().held
 
 
 # ---- as JSON -------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_what_is_left_running_ends_before_the_release(shop: Shop) -> None:
     process = shop.beat("forking", "leaving", ttl=60)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (5, "", "")
-    assert shop.slot().claim is None
+    assert not shop.slot().held
     last = shop.beats()[-1]
     until(lambda: not os.path.exists(f"/proc/{last[0]}"))
     assert shop.beats()[-1] == last

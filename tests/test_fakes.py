@@ -43,12 +43,16 @@ class Twin:
 
     Attributes:
         backend: the store.
+        objects: it keeps records in whole objects, as Kubernetes does. The same record is another object each
+            time, so that the server's rule for identical writes, which the fake keeps, does not show; and a
+            version brings its object along, so that it cannot stray to another name.
         seen: by name, every slot that came back, in order, after one that was made up.
         tokens: by name, the token of every claim that was committed, in order.
     """
 
     def __init__(self, backend: Backend, stem: str) -> None:
         self.backend, self.stem = backend, stem
+        self.objects = "kubernetes" in backend.traits.store
         self.seen = {name: [absent(stem + name)] for name in NAMES}
         self.tokens: dict[str, list[int]] = {name: [] for name in NAMES}
 
@@ -65,12 +69,12 @@ class Twin:
                 return self._swap(name, seen, self._claim(number, seen))
             case "renew" if seen.claim is not None:
                 return self._swap(name, seen, replace(seen.claim, beat=f"{number:016x}"))
-            case "repeat" if seen.claim is not None:
+            case "repeat" if seen.claim is not None and not self.objects:
                 return self._swap(name, seen, seen.claim)
             case "hand over" if seen.claim is not None:
                 free = seen.claim.freed(token=seen.token, successor="web-2")
                 return self._swap(name, seen, replace(free, beat=f"{number:016x}"))
-            case "stray":  # A version that stands, under another name.
+            case "stray" if not self.objects:  # A version that stands, under another name.
                 other = self.seen[NAMES[NAMES.index(name) - 1]][-1]
                 return self._swap(
                     name, replace(seen, version=other.version, claim=other.claim), self._claim(number, seen)
