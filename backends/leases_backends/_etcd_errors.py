@@ -6,6 +6,7 @@ doubt, which costs a read and is always right.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Final
 
@@ -45,10 +46,22 @@ _SAID: Final = {
     "etcdserver: permission denied": Fate.DENIED,
     "etcdserver: authentication failed": Fate.DENIED,
 }
-# What gRPC says of a request that no connection was found for.
-_NO_WAY: Final = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution failure")
+# What gRPC says of a request that no connection was found for, and why there is none.
+_NO_WAY: Final = (
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+    "Name resolution failure",
+    "errors resolving",
+)
+_NOT_ETCD: Final = ("http1.x server", "Expected SETTINGS frame")
 _NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
-_TLS: Final = ("handshake", "CERTIFICATE", "TSI_", "Peer name", "peer name", "verification", "TLSV1_ALERT")
+_NO_TRUST: Final = (
+    "CERTIFICATE",
+    "TSI_DATA_CORRUPTED",
+    "TSI_PROTOCOL_FAILURE",
+    "Verification Check",
+    "ALERT",
+)
 
 
 def fate(failed: Failed) -> Fate:
@@ -92,17 +105,26 @@ def explain(failed: Failed, identity: str, endpoint: str, user: str, timeout: fl
 
 def _unanswered(failed: Failed, where: str) -> Exception:
     said = failed.details
+    if any(word in said for word in _NOT_ETCD):
+        return StoreDenied(f"{where} is no etcd; name another address or port")
     if said.startswith(_NO_WAY):
-        if any(word in said for word in _NOT_TLS):
-            return StoreDenied(f"{where} does not speak TLS; write etcd: for etcds:")
-        if any(word in said for word in _TLS):
-            return StoreDenied(
-                f"{where} and we do not trust each other ({_short(said)}); look at ca=, cert=, key="
-            )
-        return NotExecuted(f"{where} cannot be reached ({_short(said)}); is it up?")
-    if fate(failed) in (Fate.DOUBT,):
-        return StoreUnavailable(f"{where} did not answer: {said or failed.code}; try again")
-    return NotExecuted(f"{where} did not execute it: {said or failed.code}; try again")
+        return _no_way(_short(said), where)
+    if fate(failed) is Fate.DOUBT:
+        return StoreUnavailable(f"{where} did not answer ({said or failed.code}); try again")
+    return NotExecuted(f"{where} did not execute it ({said or failed.code}); try again")
+
+
+def _no_way(cause: str, where: str) -> Exception:
+    secure = where.startswith("etcds:")
+    if any(word in cause for word in _NOT_TLS):
+        return StoreDenied(f"{where} does not speak TLS; write etcd: instead of etcds:")
+    if secure and any(word in cause for word in _NO_TRUST):
+        advice = "look at ca=, cert=, key= and server_name="
+        return StoreDenied(f"{where} and this client do not trust each other ({cause}); {advice}")
+    if "Socket closed" in cause:
+        other = "etcd: instead of etcds:" if secure else "etcds: instead of etcd:"
+        return NotExecuted(f"{where} hung up; is it up, and does it want {other}?")
+    return NotExecuted(f"{where} cannot be reached ({cause}); is it up?")
 
 
 def _denied(identity: str, user: str) -> StoreDenied:
@@ -115,6 +137,7 @@ def _denied(identity: str, user: str) -> StoreDenied:
 
 
 def _short(said: str) -> str:
-    """The cause behind gRPC's account of it."""
-    cause = said.rpartition("last error: ")[2].strip()
-    return cause if len(cause) < 300 else f"{cause[:300]}…"
+    """The cause, out of gRPC's account of it, which names codes and addresses in between."""
+    cause = said.rpartition("last error: ")[2]
+    cause = re.sub(r"^[A-Z_]+: (ipv[46]:\S+: )?", "", cause).strip().removesuffix(": OK")
+    return cause if len(cause) < 200 else f"{cause[:200]}…"

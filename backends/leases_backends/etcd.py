@@ -15,11 +15,11 @@ reads it. A token is the revision of the acquiring write; release deletes the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from leases.contract import Applied, Backend, Conflict, Notify, Outcome, Slot, Traits, Unknown, Watch
+from leases.contract import Applied, Backend, Conflict, Finding, Notify, Outcome, Slot, Traits, Unknown, Watch
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
 from leases_backends import _etcd_messages as messages
@@ -130,6 +130,12 @@ class Etcd(Backend):
             self._closed = True
             self._client.watcher.forget(self)
             leave(self._client, self)
+
+    def examine(self, timeout: float) -> Iterator[Finding]:
+        from leases_backends._etcd_examine import examine
+
+        self._open()
+        yield from examine(self._client, self.prefix, self.identity, timeout)
 
     def forked(self) -> None:
         """Nothing is left to drop: the connections were closed before the fork, in the parent."""
