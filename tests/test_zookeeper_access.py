@@ -190,8 +190,8 @@ def test_a_user_may_lack_single_permissions(guarded: Guarded, use: Callable[...,
     with pytest.raises(StoreDenied, match="/rights/job"):
         readable.swap(absent("job"), a_claim(readable, absent("job")), LONG)
     assert bad(readable) == {"permission to write": "may not create nodes under /rights"}
-    with pytest.raises(StoreDenied, match="/shut"):
-        shut.read("job", LONG)
+    with pytest.raises(StoreDenied, match="/shut: listing it"):  # Before 3.9 all else could be done.
+        list(shut.scan("", LONG))
     assert set(bad(shut)) == {"permission to write", "permission to read"}
 
 
