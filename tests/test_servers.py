@@ -310,6 +310,8 @@ def test_an_address_in_the_environment_comes_first(empty: Path, monkeypatch: pyt
     monkeypatch.setenv("LEASES_TEST_ETCD", "etcd://store.test:2379/tests")
     with _shared("etcd") as server:
         assert server.url == "etcd://store.test:2379/tests"
+        with pytest.raises(pytest.skip.Exception, match="LEASES_TEST_ETCD names another"):
+            _ = server.nodes  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     assert given("consul") is None
 
 
