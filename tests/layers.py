@@ -62,7 +62,7 @@ CLIENTS: Final[Mapping[str, frozenset[str]]] = {
     "leases_backends.consul": frozenset({"tenacity", "urllib3"}),
     "leases_backends.etcd": frozenset({"google", "grpc", "tenacity"}),
     "leases_backends.kubernetes": frozenset({"kubernetes", "tenacity", "urllib3"}),
-    "leases_backends.zookeeper": frozenset({"kazoo", "tenacity"}),
+    "leases_backends.zookeeper": frozenset({"kazoo"}),
 }
 
 
