@@ -330,8 +330,7 @@ class Stream:
             watcher.narrow()
         elif answer.status == 403:
             watcher.warn(error)
-        # The second is said after a restore: the server has not come as far as we have.
-        if answer.status == _GONE or "Too large resource version" in answer.message:
+        if answer.status == _GONE:
             self._lost = True
         raise error
 
