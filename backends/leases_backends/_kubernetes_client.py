@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import ssl
 import threading
 import time
@@ -24,7 +25,8 @@ from urllib3.util import Timeout, make_headers
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases_backends._kubernetes_config import Access, Source, load
 
-CONNECTIONS: Final = 16  # that are kept open; more are opened when needed, and closed after use
+CONNECTIONS: Final = 16  # requests at a time, watches not counted; further ones wait for their turn
+_LONGEST: Final = 3600.0
 SILENCE: Final = 90.0  # seconds without a word on a watch, whose server sends a bookmark every minute
 
 
@@ -57,6 +59,9 @@ class Answer:
         return str(self.body.get("message") or f"HTTP status {self.status}")[:500]
 
 
+_Sent = tuple[Access, urllib3.BaseHTTPResponse]
+
+
 def parsed(data: bytes) -> Mapping[str, Any]:
     """The object that an answer holds; empty for one that holds none, like those of a proxy in the way."""
     try:
@@ -79,6 +84,7 @@ class Client:
         self._pool = _pool(self.access)
         self._renewal: _Renewal | None = None
         self._mutex = threading.Lock()
+        self._room = _room()
 
     def call(self, method: str, path: str, timeout: float, body: object = None) -> Answer:
         """One request and its answer.
@@ -99,11 +105,11 @@ class Client:
     def stream(self, path: str, timeout: float) -> urllib3.BaseHTTPResponse:
         """A request whose answer goes on; raises as `call` does. Whoever gets the response closes it."""
         until = time.monotonic() + timeout
-        access, response = self._send("GET", path, timeout, None, stream=True)
+        access, response = self._request("GET", path, timeout, None, stream=True)
         if response.status == 401:
             response.close()
             self._renew(access, until)
-            _, response = self._send("GET", path, timeout, None, stream=True)
+            _, response = self._request("GET", path, timeout, None, stream=True)
             if response.status == 401:
                 response.close()
                 raise self.unknown_here()
@@ -131,11 +137,27 @@ class Client:
     def forked(self) -> None:
         """In the child of a fork: new connections, and not a word on those of the parent."""
         self._pool = _pool(self.access)
-        self._mutex, self._renewal = threading.Lock(), None
+        self._mutex, self._renewal, self._room = threading.Lock(), None, _room()
 
-    def _send(
+    def _send(self, method: str, path: str, timeout: float, body: object) -> _Sent:
+        """Send a request once there is room for it: a crowd of threads is not to be one of connections."""
+        until, room = time.monotonic() + timeout, self._room
+        try:
+            room.get(timeout=min(max(timeout, 0.0), _LONGEST))
+        except queue.Empty:
+            raise NoAnswer(
+                f"{self.shown} was not asked: {CONNECTIONS} requests at a time kept it busy "
+                f"for {timeout:g} s; try again",
+                void=True,
+            ) from None
+        try:
+            return self._request(method, path, until - time.monotonic(), body)
+        finally:
+            room.put(None)
+
+    def _request(
         self, method: str, path: str, timeout: float, body: object, *, stream: bool = False
-    ) -> tuple[Access, urllib3.BaseHTTPResponse]:
+    ) -> _Sent:
         if timeout <= 0:
             raise NoAnswer(f"{self.shown} was not asked: there was no time left; allow more", void=True)
         access, pool = self.access, self._pool
@@ -203,6 +225,14 @@ class Client:
     def load(self) -> Access:
         """Read the configuration once more."""
         return load(self._where)
+
+
+def _room() -> queue.SimpleQueue[None]:
+    """What a request takes and gives back: of the library's C part, which Ctrl-C cannot leave locked."""
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range(CONNECTIONS):
+        room.put(None)
+    return room
 
 
 class _Renewal:
