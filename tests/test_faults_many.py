@@ -17,7 +17,7 @@ LONG = bool(os.environ.get("LEASES_LONG"))
 NAMES, CONTENDERS = (100, 10) if LONG else (40, 4)
 
 # As many for two names as for a hundred: one to watch by, and one each for what is under way.
-MOST_CONNECTIONS = 12
+MOST_CONNECTIONS = 20
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 if LONG else 150)]
 

@@ -90,10 +90,14 @@ def test_acquire_renew_and_release_take_one_round_trip_each(place: Place, counte
     def acquire() -> None:
         leases.append(lock.acquire())
 
+    def renew() -> None:
+        for number in range(4):
+            leases[-1].update({"number": str(number)})
+
     found: list[tuple[int, int, int]] = []
     for _ in range(3):
         acquired = counted.trips(acquire)
-        renewed = counted.trips(lambda: [leases[-1].update({"number": str(n)}) for n in range(4)])
+        renewed = counted.trips(renew)
         found.append((acquired, renewed, counted.trips(leases[-1].release)))
     print(f"\n{place.name}: acquire, 4 renewals, release: {found}")
     assert found[0][0] <= FIRST[place.name]
