@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 
 from leases.contract import Applied, Conflict, Slot, Verdict, absent
 from leases.errors import ConfigurationError, RecordRefused
-from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, put
+from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, in_child, put
 from leases_backends import consul as backends
-from leases_backends._consul_http import MOST
+from leases_backends._consul_http import MOST, Wire
 from leases_backends._consul_kv import read_back, spelt
 from servers.consul import ConsulServer
 from servers.fixtures import launched
@@ -170,21 +171,16 @@ def test_many_threads_share_few_connections(server: ConsulServer, name: str) -> 
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(done) == 3 * MOST and len(backend._agent.wire._lines) <= MOST
+        assert len(done) == 3 * MOST and len(backend._agent.wire._lines) <= 16
 
 
 def test_names_in_several_folders_are_watched_together(server: ConsulServer, name: str) -> None:
-    """The shared question is cut and asked anew for the folder that holds them all."""
+    """The shared question is for the folder that holds them all."""
     with closing(backends.connect(server.url)) as backend:
         every = [f"{name}/{folder}/{index}" for folder in ("a", "b/c", "b/d") for index in range(4)]
         slots = [backend.read(one, TIMEOUT) for one in every]
         hints = [Hints() for _ in slots]
-        watches = []
-        for slot, hint in zip(slots, hints, strict=True):
-            watches.append(backend.watch(slot, hint))
-            if len(watches) == 5:  # Until then each has its own question; this one's is too narrow soon.
-                crowd = backend._agent.watcher._crowd
-                eventually(lambda crowd=crowd: crowd is not None and crowd._index > 0)
+        watches = [backend.watch(slot, hint) for slot, hint in zip(slots, hints, strict=True)]
         for slot, hint in reversed(list(zip(slots, hints, strict=True))):
             until_told(hint, put(backend, slot))
         for watch in watches:
@@ -202,6 +198,17 @@ def test_a_question_outlives_its_listener_and_serves_the_next(server: ConsulServ
         with closing(backend.watch(slot, hints)):
             until_told(hints, put(backend, slot))
         assert {line for line in wire._lines if line.patient} <= questions
+
+
+def test_who_joins_a_question_late_is_told_what_it_missed(server: ConsulServer, name: str) -> None:
+    """The question is held for what comes next; what came before is known from its last answer."""
+    with closing(backends.connect(server.url)) as backend:
+        slot, early, late = put(backend, absent(name)), Hints(), Hints()
+        with closing(backend.watch(slot, early)):
+            renewed = put(backend, slot)
+            until_told(early, renewed)
+            with closing(backend.watch(slot, late)):
+                assert late.get(timeout=TIMEOUT) == renewed
 
 
 def test_others_writes_do_not_keep_a_question_busy(server: ConsulServer, name: str) -> None:
@@ -241,6 +248,26 @@ def test_nothing_is_left_when_the_last_user_has_closed(server: ConsulServer, nam
     two.close()
     assert not wire._lines
     assert not [thread for thread in threading.enumerate() if thread.name == "leases-consul-watch"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_of_a_fork_has_none_of_the_connections(server: ConsulServer, name: str) -> None:
+    """They are closed there without a word, and the parent goes on to use them."""
+    with closing(backends.connect(server.url)) as backend:
+        slot, wire = put(backend, absent(name)), backend._agent.wire
+        with closing(backend.watch(slot, Hints())):
+            eventually(lambda: len(descriptors(wire)) == 2)
+            inherited = descriptors(wire)
+
+            def in_the_child() -> None:
+                assert not wire._lines
+                for descriptor in inherited:
+                    with pytest.raises(OSError, match="Bad file descriptor"):
+                        os.fstat(descriptor)
+
+            assert in_child(in_the_child) == 0
+            put(backend, slot)
+            assert descriptors(wire) == inherited
 
 
 # Addresses.
@@ -326,6 +353,12 @@ def until_told(hints: Hints, slot: Slot) -> None:
     until = time.monotonic() + TIMEOUT
     while hints.get(timeout=max(0.0, until - time.monotonic())) != slot:
         pass
+
+
+def descriptors(wire: Wire) -> set[int]:
+    """Of the connections that are open."""
+    connections = [line._connection for line in tuple(wire._lines)]
+    return {one.sock.fileno() for one in connections if one is not None and one.sock is not None}
 
 
 def eventually(fact: Callable[[], bool]) -> None:

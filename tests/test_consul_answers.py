@@ -283,6 +283,30 @@ def test_a_server_that_answers_at_once_is_not_flooded() -> None:
         assert len(speaker.asked) < 25
 
 
+def test_a_question_that_is_too_narrow_is_cut() -> None:
+    """Who waits for a name in another folder does not wait for the answer to what was asked before."""
+    over = threading.Event()
+
+    def script(method: str, target: str) -> Said:
+        if "index=" in target:
+            over.wait(TIMEOUT)
+        return (404, HERE, b"")
+
+    with speaking(script) as (speaker, backend):
+
+        def asked(folder: str) -> bool:
+            return any(f"kv/speaker/{folder}?recurse=&index=" in target for _, target in speaker.asked)
+
+        alone = [backend.watch(Slot(f"x{index}", None, None, 7), Hints()) for index in range(4)]
+        with closing(backend.watch(Slot("a/b/1", None, None, 7), Hints())):
+            eventually(lambda: asked("a/b/"))
+            with closing(backend.watch(Slot("a/c/1", None, None, 7), Hints())):
+                eventually(lambda: asked("a/"))
+        for watch in alone:
+            watch.close()
+        over.set()
+
+
 # Versions that an examination judges.
 
 
