@@ -5,13 +5,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leases import ConfigurationError, connect
-from leases.registry import OURS, open_backend, scheme_of
+from leases.registry import EXTRAS, OURS, open_backend, scheme_of
 from leases.urls import shown
 from leases_backends._url import TLS, Address, address
 from leases_backends.memory import connect as memory
@@ -198,6 +199,35 @@ def test_no_error_repeats_a_secret(shape: str, scheme: str, password: str) -> No
     if scheme in ("memory", "sqlite", "redis") or ":" not in url:
         assert_not_told(lambda: open_backend(url))
         assert_not_told(lambda: connect(url))
+
+
+@given(
+    st.sampled_from(sorted(EXTRAS)),
+    passwords,
+    st.sampled_from(
+        [
+            "{scheme}://user:{password}@host/path",
+            "{scheme}://:{password}@host",
+            "{scheme}://user:{password}@",
+            "{scheme}://user:{password}@host?nothing=1",
+            "{scheme}://host?password={password}",
+        ]
+    ),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_store_tells_a_secret(scheme: str, password: str, shape: str, encoded: bool) -> None:
+    """Right or wrong, encoded or not: neither errors nor the identity nor the `repr` of a store have it."""
+    url = shape.format(scheme=scheme, password=quote(password, safe="") if encoded else password)
+
+    def use() -> str:
+        backend = open_backend(url)
+        try:
+            return backend.identity + repr(backend)
+        finally:
+            backend.close()
+
+    assert_not_told(use)
 
 
 def assert_not_told(use: Callable[[], object]) -> None:
