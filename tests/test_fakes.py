@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leases.contract import Applied, Backend, Conflict, Outcome, Slot, absent
@@ -26,15 +27,23 @@ from stores import Site, every_shared_store
 from stubborn import fresh_url
 
 TIMEOUT: Final = 10.0
-NAMES: Final = ("a", "a/b", "b")
-EXAMPLES: Final = int(os.environ.get("LEASES_FAKES_EXAMPLES", "40"))
+NAMES: Final = ("a", "a/b")
+EXAMPLES: Final = int(os.environ.get("LEASES_FAKES_EXAMPLES", "25"))
 
 # An operation: what, on which name, on which of the slots seen so far, counted from the last.
-VERBS: Final = ("claim", "claim", "renew", "repeat", "free", "hand over", "remove", "stray", "read", "scan")
+VERBS: Final = ("claim", "claim", "renew", "repeat", "free", "hand-over", "remove", "stray", "read", "scan")
 operations: Final = st.lists(
     st.tuples(st.sampled_from(VERBS), st.sampled_from(NAMES), st.sampled_from((0, 0, 0, 0, 1, 2, 3, 6))),
-    min_size=1,
-    max_size=25,
+    min_size=20,
+    max_size=40,
+)
+# What distinguishes the kinds of store, in a few words each.
+TELLING: Final = (
+    "claim repeat renew repeat read",
+    "claim renew free claim free read",
+    "claim renew renew remove claim renew renew read",
+    "claim remove read claim free remove read scan",
+    "claim hand-over claim hand-over remove read",
 )
 
 
@@ -71,14 +80,13 @@ class Twin:
                 return self._swap(name, seen, replace(seen.claim, beat=f"{number:016x}"))
             case "repeat" if seen.claim is not None and not self.objects:
                 return self._swap(name, seen, seen.claim)
-            case "hand over" if seen.claim is not None:
+            case "hand-over" if seen.claim is not None:
                 free = seen.claim.freed(token=seen.token, successor="web-2")
                 return self._swap(name, seen, replace(free, beat=f"{number:016x}"))
             case "stray" if not self.objects:  # A version that stands, under another name.
-                other = self.seen[NAMES[NAMES.index(name) - 1]][-1]
-                return self._swap(
-                    name, replace(seen, version=other.version, claim=other.claim), self._claim(number, seen)
-                )
+                other = self.seen[NAMES[name == NAMES[0]]][-1]
+                stray = replace(seen, version=other.version, claim=other.claim)
+                return self._swap(name, stray, self._claim(number, seen))
             case "remove":
                 return self._done(name, self.backend.remove(seen, TIMEOUT))
             case "free":
@@ -120,11 +128,16 @@ class Twin:
         return type(outcome).__name__
 
     def _claim(self, number: int, seen: Slot) -> Claim:
-        """A new claim as the protocol writes it over what was seen; the same number, the same claim."""
+        """A new claim as the protocol writes it over what was seen; the same number, the same claim.
+
+        An old absence does not tell what was counted since, and may come again when a record is removed. That
+        is for times without clients, who all look again afterwards.
+        """
         token = None
         if not self.backend.traits.token_from_write:
+            last = self.seen[seen.name.removeprefix(self.stem)][-1]
             known = seen.claim.token if seen.claim is not None and seen.claim.token is not None else 0
-            token = max(seen.floor, known) + 1
+            token = max(seen.floor, known, last.floor if seen.version is None else 0) + 1
         return Claim(
             f"holder-{number}", f"{number:032x}", f"{number:016x}", 15.0, token, acquired=1.5, renewed=2.5
         )
@@ -180,31 +193,49 @@ def fake(site: Site) -> Any:
         yield backend
 
 
-@every_shared_store
-@settings(
-    max_examples=EXAMPLES,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(program=operations)
-def test_the_fake_does_what_the_store_does(
-    real: Backend, fake: Backend, program: list[tuple[str, str, int]]
-) -> None:
-    """After any operations on both, nothing that does not depend on numbers tells the one from the other."""
+def compare(real: Backend, fake: Backend, program: Iterable[tuple[str, str, int]]) -> None:
+    """Do the same on both."""
     stem = f"{secrets.token_hex(6)}-"
     ours, theirs = Twin(fake, stem), Twin(real, stem)
     for number, (verb, name, pick) in enumerate(program, start=1):
         expected, found = (twin.act(number, verb, name, pick) for twin in (ours, theirs))
-        note(f"{verb} {name!r} on the slot {pick} back: {found}")
-        assert found == expected, f"{verb} {name!r}: the fake says {expected}, the store {found}"
+        assert found == expected, f"{number}. {verb} {name!r}: the fake says {expected}, the store {found}"
     for name in NAMES:
         assert theirs.story(name) == ours.story(name)
         for twin in (ours, theirs):
             twin.check_numbers(name)
 
 
-def test_the_comparison_can_fail() -> None:
-    """A fake with the rules of another store is found out."""
-    etcd, zookeeper = (Twin(memory.connect(fresh_url(kind)), "x-") for kind in ("etcd", "zookeeper"))
-    for number, verb in enumerate(("claim", "free"), start=1):
-        assert etcd.act(number, verb, "a", 0) == zookeeper.act(number, verb, "a", 0) == "Applied"
-    assert etcd.story("a") != zookeeper.story("a")
+@every_shared_store
+def test_the_fake_does_what_the_store_does(real: Backend, fake: Backend) -> None:
+    """Nothing that does not depend on numbers tells the one from the other, where the kinds differ."""
+    for program in TELLING:
+        for back in (0, 1, 3):
+            compare(real, fake, [(verb, "a", back if verb == "claim" else 0) for verb in program.split()])
+
+
+@every_shared_store
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(program=operations)
+def test_the_fake_does_what_the_store_does_in_any_order(
+    real: Backend, fake: Backend, program: list[tuple[str, str, int]]
+) -> None:
+    """The same after any operations on both, on versions of the present and of the past."""
+    compare(real, fake, program)
+
+
+@pytest.mark.parametrize("one", ["etcd", "zookeeper", "consul"])
+@pytest.mark.parametrize("other", ["etcd", "zookeeper", "consul"])
+def test_the_comparison_tells_kinds_apart(one: str, other: str) -> None:
+    """Rules of another kind are found out, or else the comparison would prove nothing."""
+    expected = nullcontext() if one == other else pytest.raises(AssertionError)
+    with (
+        closing(memory.connect(fresh_url(one))) as real,
+        closing(memory.connect(fresh_url(other))) as fake,
+        expected,
+    ):
+        for program in TELLING:
+            compare(real, fake, [(verb, "a", 0) for verb in program.split()])
