@@ -83,7 +83,7 @@ def build(wanted: Wanted) -> Path:
     with _locked(cache() / f".{wanted.name}.lock"):
         if (there := built(wanted)) is not None:
             return there
-        print(f"servers: {wanted.name} is built, in {wanted.takes}", file=sys.stderr, flush=True)
+        print(f"servers: building {wanted.name} (about {wanted.takes})", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix=f".{wanted.name}.", dir=cache()) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()

@@ -83,7 +83,13 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "/usr/local/bin/etcd",
         ),
         Wanted(
-            "zookeeper", "3.9.4", "lib", Maven(), "zookeeper:3.9.4", _JARS_INSIDE % "3.9.4", takes="seconds"
+            "zookeeper",
+            "3.9.4",
+            "lib",
+            Maven(),
+            "zookeeper:3.9.4",
+            _JARS_INSIDE % "3.9.4",
+            takes="ten seconds",
         ),
         Wanted(
             "consul",
@@ -113,7 +119,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             Debian(("etcd-server=3.4.23*",), ("usr/bin/etcd",)),
             "gcr.io/etcd-development/etcd:v3.4.23",
             "/usr/local/bin/etcd",
-            takes="seconds",
+            takes="ten seconds",
         ),
         Wanted(
             "zookeeper",
@@ -133,7 +139,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             ),
             "zookeeper:3.8.0",
             _JARS_INSIDE % "3.8.0",
-            takes="seconds",
+            takes="ten seconds",
         ),
         Wanted(
             "consul",

@@ -99,7 +99,6 @@ require (
 	github.com/hashicorp/consul/envoyextensions v0.7.3 // indirect
 	github.com/hashicorp/consul/proto-public v0.6.2 // indirect
 	github.com/hashicorp/consul/sdk v0.16.1 // indirect
-	github.com/hashicorp/consul/troubleshoot v0.7.1 // indirect
 	github.com/hashicorp/errwrap v1.1.0 // indirect
 	github.com/hashicorp/go-bexpr v0.1.2 // indirect
 	github.com/hashicorp/go-checkpoint v0.5.0 // indirect
@@ -272,4 +271,13 @@ require (
 exclude (
 	github.com/hashicorp/go-msgpack v1.1.5
 	github.com/hashicorp/go-msgpack v1.1.6
+)
+
+// Consul builds these from its own tree. Of the published versions, the ones that its go.mod names lack parts
+// that it uses; these have them, and are the ones nearest to it.
+require github.com/hashicorp/consul/troubleshoot v0.7.1 // indirect
+
+replace (
+	github.com/hashicorp/consul/envoyextensions => github.com/hashicorp/consul/envoyextensions v0.5.1
+	github.com/hashicorp/consul/proto-public => github.com/hashicorp/consul/proto-public v0.6.1
 )

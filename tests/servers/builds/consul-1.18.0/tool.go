@@ -1,4 +1,0 @@
-//go:build tools
-
-package t
-import _ "github.com/hashicorp/consul"
