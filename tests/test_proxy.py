@@ -241,10 +241,11 @@ def test_a_server_that_is_down_resets(echo: Echo) -> None:
     """Behind the proxy a server that does not listen looks like one that ends connections."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
+        # The reset may come while the client still connects.
         with (
             Proxy(nobody.getsockname()[1]) as proxy,
-            socket.create_connection(("127.0.0.1", proxy.port), timeout=LATER_S) as client,
             pytest.raises(ConnectionResetError),
+            socket.create_connection(("127.0.0.1", proxy.port), timeout=LATER_S) as client,
         ):
             client.recv(1)
 
