@@ -307,6 +307,31 @@ def test_a_question_that_is_too_narrow_is_cut() -> None:
         over.set()
 
 
+def test_a_host_that_stands_still_is_left_by_questions_too() -> None:
+    """Its connections stay open and silent: the first call that it does not answer moves everybody on."""
+    over = threading.Event()
+
+    def stuck(method: str, target: str) -> Said | None:
+        over.wait(TIMEOUT)
+        return None
+
+    def well(method: str, target: str) -> Said:
+        if "index=" in target:
+            over.wait(TIMEOUT)
+        return (200, {}, COMMITTED) if method == "PUT" else (404, HERE, b"")
+
+    with closing(Speaker(stuck)) as first, closing(Speaker(well)) as second:
+        url = first.url.replace("/speaker", f",{second.url.partition('//')[2]}")
+        with closing(backends.connect(url)) as backend:
+            with closing(backend.watch(Slot("x", None, None, 7), Hints())):
+                eventually(lambda: len(first.asked) == 1)
+                outcome = swap(backend, 0.2)
+                assert isinstance(outcome, Unknown) and not outcome.void
+                eventually(lambda: any("index=7" in target for _, target in second.asked))
+            assert applied(swap(backend)).version == 8
+            over.set()
+
+
 # Versions that an examination judges.
 
 
