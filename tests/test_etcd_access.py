@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,7 +189,7 @@ def test_a_lease_is_held_over_the_end_of_tokens() -> None:
 # Certificates.
 
 
-def with_pair(server: EtcdServer, pair: Pair, **options: object) -> str:
+def with_pair(server: EtcdServer, pair: Pair, **options: Any) -> str:
     return server.url_of(path="app", cert=pair.cert, key=pair.key, **options)
 
 
