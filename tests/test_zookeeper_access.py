@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -17,6 +20,7 @@ from leases import connect as connect_store
 from leases.contract import Unknown, Verdict, absent
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases.testing._probes import a_claim, applied, conflicted, put
+from leases_backends._zookeeper_handler import Handler
 from leases_backends.zookeeper import Zookeeper, connect
 from servers.certificates import Authority, Pair
 from servers.fixtures import launched
@@ -90,6 +94,31 @@ def test_many_answers_at_once_come_over_tls(guarded: Guarded, use: Callable[...,
     for number in range(40):
         put(backend, absent(f"{number:02}"))
     assert [slot.name for slot in backend.scan("", LONG)] == [f"{number:02}" for number in range(40)]
+
+
+def test_what_tls_has_decrypted_already_is_ready_to_be_read(tmp_path: Path) -> None:
+    """The kernel has nothing more to say of a record of which a part was read."""
+    authority = Authority(tmp_path)
+    pair, ours = authority.server(), ssl.create_default_context(cafile=str(authority.ca))
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(pair.cert, pair.key)
+    left, right = socket.socketpair()
+
+    def serve() -> None:
+        with theirs.wrap_socket(right, server_side=True) as server:
+            server.sendall(b"one two")
+            server.recv(1)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    handler = Handler(None, 1, lambda: None)
+    with ours.wrap_socket(left, server_hostname="localhost") as client:
+        assert client.recv(4) == b"one "
+        assert handler.select([client], [], [], LONG) == ([client], [], [])
+        assert client.recv(3) == b"two"
+        assert handler.select([client], [], [], 0.01) == ([], [], [])
+        client.sendall(b".")
+        serving.join()
 
 
 @pytest.mark.parametrize("wrong", ["no certificate", "a stranger's", "an unknown authority", "another name"])

@@ -17,6 +17,7 @@ from leases import connect as connect_store
 from leases.contract import Unknown, absent
 from leases.errors import StoreUnavailable
 from leases.testing._probes import Hints, a_claim, applied, in_child, put
+from leases_backends import _zookeeper_client
 from leases_backends._zookeeper_client import _sessions
 from leases_backends.zookeeper import Zookeeper, connect
 from servers import zookeeper as launcher
@@ -143,8 +144,11 @@ def test_the_end_closes_all_threads_and_sockets(alone: Any) -> None:
     watch.close()
 
 
-def test_a_silent_server_does_not_keep_a_process_from_ending(alone: Any) -> None:
-    """Closing waits for it a little while, connected or not."""
+def test_a_silent_server_does_not_keep_a_process_from_ending(
+    alone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing waits for it a little while, connected or not, and not until the session is given up."""
+    monkeypatch.setattr(_zookeeper_client, "SESSION", 40.0)
     before = threading.active_count()
     with Proxy(port=alone.nodes[0].ports["client"]) as proxy:
         threads = threading.active_count()
@@ -153,7 +157,7 @@ def test_a_silent_server_does_not_keep_a_process_from_ending(alone: Any) -> None
         proxy.silence(Way.BACK)
         began = time.monotonic()
         backend.close()
-        assert time.monotonic() - began < LONG and threading.active_count() == threads
+        assert time.monotonic() - began < LONG / 2 and threading.active_count() == threads
         again = connect(f"zookeeper://{proxy.at}/silent")
         with pytest.raises(StoreUnavailable):
             again.read("job", 0.1)
@@ -231,6 +235,17 @@ def test_a_connection_that_breaks_misses_no_change(alone: Any, use: Callable[[st
             hints["created"].expect(created)
             assert hints["deleted"].get(timeout=LONG) is None
             hints["same"].expect(put(other, slots["same"]))
+
+
+def test_a_client_that_has_ended_is_replaced(alone: Any, use: Callable[[str], Zookeeper]) -> None:
+    """Whatever ended it: the next call has a new one, and hints go on."""
+    url = place(alone)
+    backend, other, hints = use(url), use(f"{url}?acl=open"), Hints()
+    slot = put(backend, absent("job"))
+    with closing(backend.watch(slot, hints)):
+        backend._session.client_now().stop()
+        assert backend.read("job", LONG) == slot
+        hints.expect(put(other, slot))
 
 
 # Ensembles.
