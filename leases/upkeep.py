@@ -233,12 +233,9 @@ class _Bid:
     def _act(self, output: Output) -> None:
         machine, hub = self.machine, self._hub
         match output:
-            case Swap(request, seen) if machine.phase is Phase.SEEKING and not self._is_meant(seen):
-                machine.handle(hub.clock(), request, Unknown(void=True))
-                self._leave("it is in use again")
             case Read(request, timeout) | Swap(request, _, _, timeout):
                 machine.handle(hub.clock(), request, perform(hub.backend, self.name, output, timeout))
-                there = machine.blocker
+                there = machine.blocker  # Whatever changed it came by an answer: it is asked after each.
                 if machine.phase is Phase.SEEKING and there is not None and not self._is_meant(there):
                     self._leave("its holder lives" if there.held else "it was released meanwhile")
             case Released(clean):
