@@ -78,7 +78,7 @@ class TestKubernetes(BackendSuite):
 
 
 class TestKubernetesByRole(TestKubernetes):
-    """The same as somebody with a client certificate, and a Role of four verbs and nothing else."""
+    """The same as somebody with a client certificate, and a Role of five verbs and nothing else."""
 
     @pytest.fixture
     def connect(self, kubernetes: KubernetesServer, url: str) -> Callable[[], Backend]:

@@ -9,8 +9,8 @@ from leases.errors import StoreDenied, StoreError
 from leases_backends._kubernetes_client import Answer, NoAnswer
 from leases_backends._kubernetes_lease import GROUP
 
-# Without this a lock cannot be had. Looking and waiting take the first two.
-VERBS: Final = ("list", "watch", "create", "update")
+# What locks need. To look and to wait takes the first three.
+VERBS: Final = ("get", "list", "watch", "create", "update")
 
 _LATER: Final = (408, 425, 429)
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import ClosedPoolError, ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.util import Timeout, make_headers
 
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
@@ -189,7 +189,7 @@ class Client:
                 f"{self.shown} has a certificate that is not to be trusted ({found.verify_message}); "
                 f"give the right certificate-authority or tls-server-name in {self._where.shown}"
             )
-        void = isinstance(error, NewConnectionError | ConnectTimeoutError)
+        void = isinstance(error, NewConnectionError | ConnectTimeoutError | ClosedPoolError)
         void = void or isinstance(_cause(error, NewConnectionError), NewConnectionError)
         why = "cannot be reached" if void else "gave no answer"
         return NoAnswer(f"{self.shown} {why} ({type(error).__name__}); is it up?", void=void)
@@ -202,9 +202,10 @@ class Client:
         with self._mutex:
             if self.access is not access:
                 return
-            if self._renewal is None:
-                self._renewal = _Renewal(self)
-            renewal = self._renewal
+            mine = self._renewal is None
+            renewal = self._renewal = self._renewal or _Renewal(self)
+        if mine:
+            renewal.start()
         if not renewal.done.wait(max(0.0, until - time.monotonic())):
             raise NoAnswer(f"{self._where.shown} did not give new credentials in time", void=True)
         if renewal.error is not None:
@@ -242,7 +243,13 @@ class _Renewal:
         self.done = threading.Event()
         self.error: ConfigurationError | None = None
         self._client = client
-        threading.Thread(target=self._run, name="leases-kubernetes-credentials", daemon=True).start()
+
+    def start(self) -> None:
+        """Begin; at the end of the interpreter, when no thread can be started, do it here."""
+        try:
+            threading.Thread(target=self._run, name="leases-kubernetes-credentials", daemon=True).start()
+        except RuntimeError:
+            self._run()
 
     def _run(self) -> None:
         access = None

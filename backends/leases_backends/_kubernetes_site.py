@@ -13,6 +13,7 @@ from leases_backends._kubernetes_config import Source
 from leases_backends._kubernetes_lease import GROUP
 from leases_backends._kubernetes_watch import Watcher
 
+_REMEMBERED: Final = 4096
 _NAMESPACE: Final = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -39,6 +40,13 @@ class Site:
         self.path = f"/apis/{GROUP}/v1/namespaces/{self.namespace}/leases"
         self.watcher = Watcher(self.client, self.path, self.namespace, foreign_wait)
         self.users: set[object] = set()
+        self.seen: set[str] = set()  # the locks that have had an object, as far as this process remembers
+
+    def see(self, name: str) -> None:
+        """Note that a lock has an object."""
+        if len(self.seen) >= _REMEMBERED:
+            self.seen.clear()
+        self.seen.add(name)
 
     def close(self) -> None:
         """End the watch, and let go of the connections."""

@@ -213,7 +213,8 @@ class Stream:
         self._position = ""  # the resourceVersion after which to go on
         self._orders: dict[str, int] = {}  # of the last change to each name
         self._thread = threading.Thread(target=self._run, name="leases-kubernetes-watch", daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # The interpreter is ending: nobody is woken any more.
+            self._thread.start()
 
     def begin(self, number: str) -> None:
         """From now on, changes after a resourceVersion are told."""
@@ -236,7 +237,7 @@ class Stream:
 
     def join(self) -> None:
         """Wait for the thread, unless this is it."""
-        if self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(1.0)
 
     def _run(self) -> None:
