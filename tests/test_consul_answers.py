@@ -139,6 +139,8 @@ def test_a_swap_that_will_never_do_is_refused(said: Said, words: str) -> None:
         (200, HERE, b"[]"),
         (200, HERE, b"[7]"),
         (200, HERE, b'[{"Key":"speaker/x"}]'),
+        (200, HERE, b'[{"Key":"speaker/x","ModifyIndex":7,"Value":"_"}]'),
+        (200, HERE, b'[{"Key":"speaker/x","ModifyIndex":null,"Value":""}]'),
         (404, {}, b""),
         (404, {"X-Consul-Index": "many"}, b""),
     ],

@@ -124,7 +124,7 @@ class Space:
         Raises:
             RecordRefused: it is not ours.
         """
-        body, index = base64.b64decode(entry["Value"] or ""), entry["ModifyIndex"]
+        body, index = _value(entry), entry["ModifyIndex"]
         if entry.get("Session"):
             raise RecordRefused(name, "a session has locked its key, with Consul's own locks", body)
         return Slot(name, index, decode(name, body), index, index, body)
@@ -150,9 +150,7 @@ class Space:
                 continue
             try:
                 if name is None:
-                    raise RecordRefused(
-                        rest, "its key spells no name", base64.b64decode(entry["Value"] or "")
-                    )
+                    raise RecordRefused(rest, "its key spells no name", _value(entry))
                 yield name, self.slot_of(name, entry)
             except RecordRefused as refused:
                 yield refused.name, refused
@@ -191,9 +189,14 @@ class Space:
 
 
 def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("Key"), str)
-        and isinstance(entry.get("ModifyIndex"), int)
-        and isinstance(entry.get("Value"), str | None)
-    )
+    if not isinstance(entry, dict) or not isinstance(entry.get("Key"), str):
+        return False
+    try:
+        _value(entry)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return isinstance(entry.get("ModifyIndex"), int)
+
+
+def _value(entry: Entry) -> bytes:
+    return base64.b64decode(entry["Value"] or "", validate=True)

@@ -26,7 +26,10 @@ ALONE: Final = 4  # names that have a question of their own
 WAIT: Final = 300  # seconds for which the server may keep silent; it adds up to a sixteenth
 _SILENCE: Final = WAIT * 17 / 16 + 15.0
 _BACK_OFF: Final = (0.05, 5.0)  # seconds after the first failure, and at most
-_IDLE_TALK: Final = (0.001, 0.1)  # the same after an answer that was no news: others' writes can cause them
+# The same after an answer that was no news, to a question for one name and to the crowd's: what others write
+# next to it can cause as many as they please.
+_IDLE_TALK: Final = (0.001, 0.1)
+_IDLE_CROWD: Final = (0.002, 0.02)
 _SHARE: Final = 4.0  # the crowd's question rests for so many times what its answer cost
 
 
@@ -162,6 +165,14 @@ class Watcher:
                 return False
             return mine
 
+    def ended(self, listener: _Listener) -> None:
+        """It will not ask again, for whatever reason: whoever comes next begins another."""
+        with self._mutex:
+            if self._crowd is listener:
+                self._crowd = None
+            for name in [name for name, alone in self._alone.items() if alone is listener]:
+                del self._alone[name]
+
     def crowded(self, crowd: _Crowd) -> set[str]:
         """The names that the crowd's question is for; if there are none, it is over."""
         with self._mutex:
@@ -176,6 +187,7 @@ class _Listener:
     def __init__(self, watcher: Watcher, space: Space) -> None:
         self._watcher, self._space = watcher, space
         self._index = 0
+        self._silly = 0  # answers in succession that were no news
         self._anew = False  # the question was cut to be asked in another way
         self._over = threading.Event()
         self._line: Line | None = None
@@ -225,6 +237,7 @@ class _Listener:
                     self._over.wait(rest)
         finally:
             self._hang_up()
+            self._watcher.ended(self)
 
     def _ask(self, key: str, **query: str | int) -> Answer:
         """The answer, as soon as there is one for an index above the last."""
@@ -259,7 +272,6 @@ class _Alone(_Listener):
         self.name: Final = seen.name
         self._index = seen.order or 0
         self._known: Slot | None = seen  # as the last answer showed it; None where it was not ours
-        self._rest = 0.0
 
     def joined(self, seen: Slot) -> Slot | None:
         return self._known
@@ -275,8 +287,8 @@ class _Alone(_Listener):
             self._known = None
         self._watcher.tell(self.name, self._known)
         news = self._known is None or before is None or self._known.version != before.version
-        self._rest = 0.0 if news else min(max(2 * self._rest, _IDLE_TALK[0]), _IDLE_TALK[1])
-        return self._rest
+        self._silly = 0 if news else self._silly + 1
+        return 0.0 if news else _doubled(_IDLE_TALK, self._silly)
 
 
 class _Crowd(_Listener):
@@ -302,10 +314,12 @@ class _Crowd(_Listener):
             self._folder, self._index = folder, 0
         answer = self._ask(self._folder, recurse="")
         began = time.thread_time()
-        self._tell(answer)
-        return min(_SHARE * (time.thread_time() - began) + 0.002, 1.0)
+        self._silly = 0 if self._tell(answer) else self._silly + 1
+        cost = time.thread_time() - began
+        return max(min(_SHARE * cost, 1.0), _doubled(_IDLE_CROWD, self._silly))
 
-    def _tell(self, answer: Answer) -> None:
+    def _tell(self, answer: Answer) -> bool:
+        """Tell what has changed; whether anything has."""
         found: dict[str, Entry] = {entry["Key"]: entry for entry in self._space.entries(answer)}
         versions: dict[str, int | None] = {}
         for name in self._watcher.crowded(self):
@@ -313,7 +327,8 @@ class _Crowd(_Listener):
             versions[name] = entry["ModifyIndex"] if entry is not None else None
             if name not in self._versions or versions[name] != self._versions[name]:
                 self._watcher.tell(name, self._slot(name, entry, answer.index))
-        self._versions = versions
+        before, self._versions = self._versions, versions
+        return versions != before
 
     def _slot(self, name: str, entry: Entry | None, index: int) -> Slot | None:
         if entry is None:
