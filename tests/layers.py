@@ -61,7 +61,7 @@ CLIENTS: Final[Mapping[str, frozenset[str]]] = {
     "leases.testing.suite": frozenset({"pytest"}),
     "leases_backends.consul": frozenset({"tenacity", "urllib3"}),
     "leases_backends.etcd": frozenset({"google", "grpc", "tenacity"}),
-    "leases_backends.kubernetes": frozenset({"kubernetes", "tenacity", "urllib3"}),
+    "leases_backends.kubernetes": frozenset({"kubernetes", "urllib3"}),
     "leases_backends.zookeeper": frozenset({"kazoo"}),
 }
 
