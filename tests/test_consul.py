@@ -171,7 +171,7 @@ def test_many_threads_share_few_connections(server: ConsulServer, name: str) -> 
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(done) == 3 * MOST and len(backend._agent.wire._lines) <= 16
+        assert len(done) == 3 * MOST and len(backend._agent.wire._lines) <= 12
 
 
 def test_names_in_several_folders_are_watched_together(server: ConsulServer, name: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Final
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases_backends._tls import Tls
 
-MOST: Final = 16  # connections for calls at a time, watching not counted; further calls wait for one
+MOST: Final = 12  # connections for calls at a time, watching not counted; further calls wait for one
 _IDLE: Final = 60.0  # seconds after which an unused connection is closed instead of used
 _CONNECT: Final = 5.0  # seconds for one attempt to connect, where the call has more
 _LEAST: Final = 0.001  # seconds; a timeout of zero would mean not to wait at all
