@@ -79,7 +79,7 @@ def test_every_option_is_on_its_page(store: str) -> None:
     """Each parameter of a URL is told under Connect, or the page says that there is none."""
     connect = page(store).partition("## Connect")[2].partition("\n## ")[0]
     options = {option for scheme in schemes_of(store) for option in options_of(scheme)}
-    assert [option for option in sorted(options) if not re.search(rf"`{option}\b", connect)] == []
+    assert [option for option in sorted(options) if not re.search(rf"[`?&]{option}\b", connect)] == []
     assert options or "There are no parameters" in connect
 
 
