@@ -10,19 +10,17 @@ There is a stream as long as somebody listens, and a moment longer: who waits fo
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 from time import monotonic
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from tenacity import Retrying, retry_if_result, wait_random_exponential
 
 from leases.contract import Notify, Slot
-from leases.errors import RecordRefused
-from leases.record import decode
+from leases.errors import StoreUnavailable
 from leases_backends import _etcd_messages as messages
+from leases_backends._etcd_topics import Change, Session, Topic, Watch
 from leases_backends._etcd_wire import Failed, Stream
 
 _LINGER: Final = 1.0  # seconds for which an unused stream stays
@@ -38,110 +36,6 @@ class Opener(Protocol):
     def move_on(self, at: int) -> None: ...
 
 
-class Change(NamedTuple):
-    """What a write left under a key: its revision, and the bytes, None where it was deleted."""
-
-    revision: int
-    body: bytes | None
-
-    def slot(self, name: str) -> Slot:
-        """The same as the protocol sees it.
-
-        Raises:
-            RecordRefused: the record is not ours.
-        """
-        if self.body is None:
-            return Slot(name, None, None, self.revision, self.revision)
-        claim = decode(name, self.body)
-        floor = self.revision if claim.token is None else max(self.revision, claim.token)
-        return Slot(name, self.revision, claim, self.revision, floor, self.body)
-
-
-class Watch:
-    """Hints of one name to one listener."""
-
-    def __init__(self, watcher: Watcher, key: bytes, seen: Slot, notify: Notify, user: object) -> None:
-        self.key: Final = key
-        self.name: Final = seen.name
-        self.user: Final = user
-        self.seen = seen.order  # the revision that the listener knows; None where it never looked
-        self._notify: Notify | None = notify
-        self._watcher = watcher
-
-    def tell(self, change: Change | None) -> None:
-        """Pass on what was written, unless it is known; None asks to read."""
-        notify = self._notify
-        if notify is None or (change is not None and self.seen is not None and change.revision <= self.seen):
-            return
-        slot = None
-        if change is not None:
-            self.seen = change.revision
-            with suppress(RecordRefused):
-                slot = change.slot(self.name)
-        notify(slot)
-
-    def close(self) -> None:
-        self._notify = None
-        self._watcher.discard(self)
-
-
-class _Topic:
-    """One key that is watched.
-
-    Attributes:
-        id: the watch's number on the stream.
-        begin: the revision from which the stream tells; 0 is whatever comes.
-        last: the last change that came.
-        greet: who is asked to read as soon as the watch stands, because it tells too little.
-        refused: how many times in a row etcd refused to watch it.
-    """
-
-    __slots__ = ("begin", "greet", "id", "key", "last", "refused", "stands", "watches")
-
-    def __init__(self, key: bytes, number: int, seen: int | None) -> None:
-        self.key, self.id = key, number
-        self.begin = 0 if seen is None else seen + 1
-        self.last: Change | None = None
-        self.watches: set[Watch] = set()
-        self.greet: list[Watch] = []
-        self.refused = 0
-        self.stands = False
-
-    def request(self) -> messages.WatchRequest:
-        create = messages.WatchCreateRequest(key=self.key, start_revision=self.begin, watch_id=self.id)
-        return messages.WatchRequest(create_request=create)
-
-
-class _Session:
-    """One stream, from its opening to its end: what is still to be sent, and what has no answer yet."""
-
-    def __init__(self, mutex: threading.Lock) -> None:
-        self.outbox: deque[messages.WatchRequest] = deque()
-        self.unanswered: deque[_Topic] = deque()
-        self.changed = threading.Condition(mutex)
-        self.ended = False
-        self.stream: Stream | None = None
-
-    # With the watcher's mutex held.
-
-    def create(self, topic: _Topic) -> None:
-        self.unanswered.append(topic)
-        self._send(topic.request())
-
-    def cancel(self, topic: _Topic) -> None:
-        self._send(messages.WatchRequest(cancel_request=messages.WatchCancelRequest(watch_id=topic.id)))
-
-    def end(self) -> Stream | None:
-        """Nothing more is sent or heard; the stream is for the caller to cancel, without the mutex."""
-        self.ended = True
-        self.changed.notify_all()
-        return self.stream
-
-    def _send(self, request: messages.WatchRequest) -> None:
-        self.outbox.append(request)
-        self.changed.notify_all()
-
-
 class Watcher:
     """All who wait in this process for names in one cluster."""
 
@@ -153,9 +47,9 @@ class Watcher:
     def _begin(self) -> None:
         self._mutex = threading.Lock()
         self._idle = threading.Condition(self._mutex)
-        self._topics: dict[bytes, _Topic] = {}
-        self._by_id: dict[int, _Topic] = {}
-        self._session: _Session | None = None
+        self._topics: dict[bytes, Topic] = {}
+        self._by_id: dict[int, Topic] = {}
+        self._session: Session | None = None
         self._thread: threading.Thread | None = None
         self._streaming = False  # the thread has a stream in its hands
         self._renew = False  # the token may have expired
@@ -166,6 +60,7 @@ class Watcher:
         """Tell of every change to a key since it was seen, until closed, or until the user is forgotten."""
         watch = Watch(self, key, seen, notify, user)
         with self._mutex:
+            self._start()  # It finds no topic before the mutex is free.
             topic = self._topics.get(key)
             known = topic.last if topic is not None else None
             if topic is None:
@@ -177,9 +72,6 @@ class Watcher:
             if late and known is None and not topic.stands:
                 topic.greet.append(watch)
             topic.watches.add(watch)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="leases-etcd-watch", daemon=True)
-                self._thread.start()
         if known is not None or ask:
             watch.tell(known)
         return watch
@@ -224,8 +116,19 @@ class Watcher:
         """In the child of a fork: nobody waits, and no thread runs."""
         self._begin()
 
-    def _new_topic(self, key: bytes, seen: int | None) -> _Topic:
-        topic = _Topic(key, next(self._numbers), seen)
+    def _start(self) -> None:
+        """See that the thread runs, with the mutex held."""
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="leases-etcd-watch", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # The interpreter is ending, or the system has no thread to spare.
+            raise StoreUnavailable("no thread can be started to watch; hints do not come") from error
+        self._thread = thread
+
+    def _new_topic(self, key: bytes, seen: int | None) -> Topic:
+        topic = Topic(key, next(self._numbers), seen)
         self._by_id[topic.id] = topic
         return topic
 
@@ -264,7 +167,7 @@ class Watcher:
         with self._mutex:
             if not self._topics:
                 return True
-            session = self._session = _Session(self._mutex)
+            session = self._session = Session(self._mutex)
             self._streaming = True
             for topic in self._topics.values():
                 topic.stands = False
@@ -281,7 +184,7 @@ class Watcher:
                 self._idle.notify_all()
         return not wanted or monotonic() - began > _STEADY
 
-    def _listen(self, session: _Session) -> None:
+    def _listen(self, session: Session) -> None:
         renew, self._renew = self._renew, False
         stream, at = self._opener.open_watch(self._requests(session), renew=renew)
         with self._mutex:
@@ -299,7 +202,7 @@ class Watcher:
                 self._opener.move_on(at)
             raise
 
-    def _requests(self, session: _Session) -> Iterator[messages.WatchRequest]:
+    def _requests(self, session: Session) -> Iterator[messages.WatchRequest]:
         """What is to be sent, as it comes, in a thread of gRPC's; it also ends a stream that nobody needs."""
         while True:
             with self._mutex:
@@ -317,7 +220,7 @@ class Watcher:
 
     # ---- what comes, with the mutex held: whom to tell, and what -----------------------------------
 
-    def _sort(self, session: _Session, answer: messages.WatchResponse) -> list[tuple[Watch, Change | None]]:
+    def _sort(self, session: Session, answer: messages.WatchResponse) -> list[tuple[Watch, Change | None]]:
         if answer.created:
             topic = session.unanswered.popleft()
             if answer.canceled:
@@ -338,15 +241,13 @@ class Watcher:
         topic.begin = revision + 1
         return [(watch, change) for watch in topic.watches]
 
-    def _stands(self, topic: _Topic, revision: int) -> list[tuple[Watch, Change | None]]:
+    def _stands(self, topic: Topic, revision: int) -> list[tuple[Watch, Change | None]]:
         topic.stands, topic.refused = True, 0
         topic.begin = topic.begin or revision + 1
         greet, topic.greet = topic.greet, []
         return [(watch, topic.last) for watch in greet]
 
-    def _forgotten(
-        self, session: _Session, topic: _Topic, compacted: int
-    ) -> list[tuple[Watch, Change | None]]:
+    def _forgotten(self, session: Session, topic: Topic, compacted: int) -> list[tuple[Watch, Change | None]]:
         """The revision to go on from is compacted: go on after that, and have everybody read."""
         self._by_id.pop(topic.id, None)
         topic.id, topic.begin, topic.last, topic.stands = next(self._numbers), compacted + 1, None, False
@@ -354,7 +255,7 @@ class Watcher:
         session.create(topic)
         return [(watch, None) for watch in topic.watches]
 
-    def _refused(self, topic: _Topic, reason: str) -> list[tuple[Watch, Change | None]]:
+    def _refused(self, topic: Topic, reason: str) -> list[tuple[Watch, Change | None]]:
         """We may not watch it: try once more with a new token, then let the listeners read, and see why."""
         topic.refused += 1
         if topic.refused == 1:

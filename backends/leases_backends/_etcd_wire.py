@@ -25,7 +25,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 Metadata = tuple[tuple[str, str], ...]
 
-CONNECT_S: Final = 1.5  # after which an attempt to connect is given up, and another endpoint is tried
+CONNECT_S: Final = 2.5  # after which an attempt to connect is given up, and another endpoint is tried
 _OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),

@@ -23,9 +23,10 @@ from leases.contract import Applied, Backend, Conflict, Finding, Notify, Outcome
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
 from leases_backends import _etcd_messages as messages
-from leases_backends._etcd_client import Client, client_at, leave
+from leases_backends._etcd_client import Client
 from leases_backends._etcd_errors import LeaseGone, NotExecuted
-from leases_backends._etcd_watch import Change
+from leases_backends._etcd_shared import client_at, leave
+from leases_backends._etcd_topics import Change
 from leases_backends._etcd_wire import RANGE, TXN
 from leases_backends._url import TLS, Address, address
 
