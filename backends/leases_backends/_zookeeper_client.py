@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from kazoo.protocol.states import Callback, KazooState, KeeperState
 
 from leases.errors import StoreDenied, StoreUnavailable
 from leases_backends._tls import Tls
+from leases_backends._zookeeper_asks import Ask
 from leases_backends._zookeeper_errors import ANSWERS, NotDone, translate
 from leases_backends._zookeeper_handler import Handler
 from leases_backends._zookeeper_watch import Watcher
@@ -31,8 +31,6 @@ _END: Final = 3.0  # seconds in which the threads end once the connection is cut
 
 # As long as there is somebody to wait for an answer, there is a reason to look for a server.
 _RECONNECT: Final = {"max_tries": -1, "delay": 0.05, "backoff": 2, "max_jitter": 0.4, "max_delay": 1.0}
-
-Ask = Callable[[Any], Any]  # sends one request through the client, and returns kazoo's handle for its answer
 
 
 @dataclass(frozen=True)

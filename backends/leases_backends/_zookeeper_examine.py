@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from kazoo.exceptions import NoAuthError, NoNodeError
 
 from leases.contract import Finding, Verdict
 from leases.errors import StoreError
+from leases_backends import _zookeeper_asks as asks
 from leases_backends._zookeeper_client import Session
 from leases_backends._zookeeper_errors import fault_of, translate
 from leases_backends._zookeeper_handler import open_socket
@@ -42,7 +43,7 @@ class Examination:
         """What was found, in the order in which people ask."""
         shown = self._session.target.shown
         try:
-            self._session.ask(self._half, lambda client: client.sync_async("/"))
+            self._session.ask(self._half, asks.sync("/"))
         except StoreError as error:
             yield Finding("reach", Verdict.BAD, str(error))
             yield from self._servers()
@@ -96,21 +97,19 @@ class Examination:
     def _writing(self) -> Iterator[Finding]:
         """Make a record, write it and delete it again, in one transaction: nobody ever sees it."""
         above = ancestors(self._parent)
-        there = self._session.ask(self._until, *(_exists(path) for path in above))
+        there = self._session.ask(self._until, *(asks.exists(path) for path in above))
         missing = [path for path, stat in zip(above, there, strict=True) if stat is None]
         record = f"{self._parent}/examination-{secrets.token_hex(8)}"
         made = [*missing, record]
 
-        def try_all(client: Any) -> Any:
-            transaction = client.transaction()
+        def try_all(transaction: Any) -> None:
             for path in made:
                 transaction.create(path, b"", self._acl)
             transaction.set_data(record, b"", 0)
             for path in reversed(made):
                 transaction.delete(path)
-            return transaction.commit_async()
 
-        (answers,) = self._session.ask(self._until, try_all)
+        (answers,) = self._session.ask(self._until, asks.transaction(try_all))
         fault = answers if isinstance(answers, Exception) else fault_of(answers)
         if fault is None:
             text = f"records can be made, written and deleted under {self._parent}"
@@ -127,7 +126,7 @@ class Examination:
             raise translate(fault, f"{self._session.target.shown}: {record}: making it")
 
     def _reading(self) -> Iterator[Finding]:
-        (found,) = self._session.ask(self._until, lambda client: client.get_children_async(self._parent))
+        (found,) = self._session.ask(self._until, asks.children(self._parent))
         if isinstance(found, NoNodeError):
             yield Finding("records", Verdict.GOOD, f"none yet: {self._parent} is made with the first")
             return
@@ -135,10 +134,11 @@ class Examination:
             text, advice = f"may not list {self._parent}", f"grant READ in its ACL (setAcl {self._parent})"
             yield Finding("permission to read", Verdict.BAD, text, advice)
             return
-        some = found[:_SAMPLE]
-        answers = self._session.ask(self._until, *(_get(f"{self._parent}/{node}") for node in some))
+        nodes = found[0]
+        some = nodes[:_SAMPLE]
+        answers = self._session.ask(self._until, *(asks.get(f"{self._parent}/{node}") for node in some))
         closed = [node for node, answer in zip(some, answers, strict=True) if isinstance(answer, NoAuthError)]
-        text = f"{len(found)} under {self._parent}"
+        text = f"{len(nodes)} under {self._parent}"
         if closed:
             text = f"{len(closed)} of {len(some)} cannot be read, {closed[0]} among them"
             yield Finding("records", Verdict.BAD, text, "use one user for all, or mend their ACLs (setAcl)")
@@ -161,11 +161,3 @@ def _judge(subject: str, said: str) -> Finding:
         advice = "upgrade it: it is no longer maintained, and nobody tries leases with it"
         return Finding(subject, Verdict.DOUBTFUL, text, advice)
     return Finding(subject, Verdict.GOOD, text)
-
-
-def _exists(path: str) -> Callable[[Any], Any]:
-    return lambda client: client.exists_async(path)
-
-
-def _get(path: str) -> Callable[[Any], Any]:
-    return lambda client: client.get_async(path)
