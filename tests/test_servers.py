@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -302,6 +303,20 @@ def test_who_insists_on_containers_gets_no_process(empty: Path, monkeypatch: pyt
     monkeypatch.setattr(containers, "has", lambda image: False)
     with pytest.raises(Missing, match=r"no engine answers that has or can pull hashicorp/consul"):
         get.program("consul")
+
+
+def test_an_engine_that_does_not_listen_is_none(tmp_path: Path) -> None:
+    """Of any kind of address that can be asked without its client."""
+    path = tmp_path / "socket"
+    assert not containers.listens(f"unix://{path}")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as engine:
+        engine.bind(str(path))
+        assert not containers.listens(f"unix://{path}")
+        engine.listen()
+        assert containers.listens(f"unix://{path}")
+    ports = Ports("engine")
+    assert not containers.listens(f"tcp://{ports.at('engine')}")
+    ports.close()
 
 
 def test_an_address_in_the_environment_comes_first(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

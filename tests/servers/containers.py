@@ -6,14 +6,17 @@ user, so a launcher's command is the same as for a process: clusters, certificat
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 SOCKET: Final = "/var/run/docker.sock"
 ANSWER_S: Final = 60.0
@@ -78,18 +81,35 @@ class Container:
 @functools.cache
 def engine() -> Any:
     """A client of the Docker engine, or None where none answers, or none whose host is this one."""
-    if sys.platform != "linux" or not (os.environ.get("DOCKER_HOST") or os.path.exists(SOCKET)):
+    if sys.platform != "linux" or not listens(os.environ.get("DOCKER_HOST") or f"unix://{SOCKET}"):
         return None
     import docker
     import docker.errors
 
     try:
-        client = docker.from_env(timeout=int(ANSWER_S))
-        client.ping()
+        client: Any = docker.from_env(timeout=int(ANSWER_S))
     except (docker.errors.DockerException, OSError):
         return None
     _without_its_own_reaper(client)
     return client
+
+
+def listens(host: str) -> bool:
+    """Whether anybody accepts connections at an engine's address.
+
+    Asked first, because a client that fails leaves its socket open, which in tests is an error.
+    """
+    parts = urlsplit(host)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as local, contextlib.suppress(OSError, ValueError):
+        match parts.scheme:
+            case "unix":
+                local.connect(parts.path)
+            case "tcp":
+                socket.create_connection((parts.hostname or "", parts.port or 2375), timeout=5.0).close()
+            case _:
+                pass
+        return True
+    return False
 
 
 @functools.cache
