@@ -25,11 +25,11 @@ def put(cells: Cells, seen: Slot, claim: Claim = CLAIM) -> Slot:
 
 @every_kind
 def test_only_some_stores_number_an_identical_write(kind: Kind) -> None:
-    """Consul and Kubernetes acknowledge it and make no new version: the beat in every send is for that."""
+    """Consul acknowledges it and makes no new version: the beat in every send is for that."""
     cells = Cells(kind)
     first = put(cells, absent("x"))
     second = put(cells, first)
-    silent = kind in (Kind.CONSUL, Kind.KUBERNETES, Kind.UNORDERED)
+    silent = kind in (Kind.CONSUL, Kind.UNORDERED)
     assert (second.version == first.version) is silent
     assert put(cells, second, OTHER).version != second.version
 

@@ -212,7 +212,7 @@ def test_without_a_command(shop: Shop, number: int) -> None:
     assert process.stdout is not None
     lease = json.loads(process.stdout.readline())
     assert (lease["name"], lease["holder"], lease["ttl"]) == ("job", "me", 3.0)
-    assert (lease["url"], lease["metadata"]) == (shop.url, {"build": "17"})
+    assert (lease["url"], lease["metadata"]) == (shop.backend.identity, {"build": "17"})
     assert lease["token"] == shop.slot().token and shop.holder() == "me"
     process.send_signal(number)
     out, err = process.communicate(timeout=30)

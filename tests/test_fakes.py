@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from leases.contract import Applied, Backend, Conflict, Outcome, Slot, absent
@@ -52,9 +52,7 @@ class Twin:
 
     Attributes:
         backend: the store.
-        objects: it keeps records in whole objects, as Kubernetes does. The same record is another object each
-            time, so that the server's rule for identical writes, which the fake keeps, does not show; and a
-            version brings its object along, so that it cannot stray to another name.
+        objects: a version brings its whole object along, name and all, so that it cannot stray to another.
         seen: by name, every slot that came back, in order, after one that was made up.
         tokens: by name, the token of every claim that was committed, in order.
     """
@@ -78,7 +76,7 @@ class Twin:
                 return self._swap(name, seen, self._claim(number, seen))
             case "renew" if seen.claim is not None:
                 return self._swap(name, seen, replace(seen.claim, beat=f"{number:016x}"))
-            case "repeat" if seen.claim is not None and not self.objects:
+            case "repeat" if seen.claim is not None:
                 return self._swap(name, seen, seen.claim)
             case "hand-over" if seen.claim is not None:
                 free = seen.claim.freed(token=seen.token, successor="web-2")
@@ -218,6 +216,7 @@ def test_the_fake_does_what_the_store_does(real: Backend, fake: Backend) -> None
 @settings(
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # To shrink on a real server takes minutes.
 )
 @given(program=operations)
 def test_the_fake_does_what_the_store_does_in_any_order(
@@ -225,6 +224,22 @@ def test_the_fake_does_what_the_store_does_in_any_order(
 ) -> None:
     """The same after any operations on both, on versions of the present and of the past."""
     compare(real, fake, program)
+
+
+@every_shared_store
+def test_the_fake_knows_as_much_of_an_absence(real: Backend, fake: Backend) -> None:
+    """Whether the number of what is absent has reached that of every write to another name, or not."""
+    stem = f"{secrets.token_hex(6)}-"
+    known: list[list[bool]] = []
+    for twin in (Twin(fake, stem), Twin(real, stem)):
+        told: list[bool] = []
+        for number, verb in enumerate(("claim", "renew", "renew", "free", "claim", "remove"), start=1):
+            twin.act(number, verb, "a", 0)
+            written, absence = twin.seen["a"][-1].order, twin._read("a/b").order
+            assert written is not None and absence is not None
+            told.append(absence >= written)
+        known.append(told)
+    assert known[1] == known[0]
 
 
 @pytest.mark.parametrize("one", ["etcd", "zookeeper", "consul"])

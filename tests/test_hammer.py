@@ -1,6 +1,6 @@
 """Many threads of several processes hammer one lock; something else than the library counts.
 
-64 in each of 4 processes in one file, 8 in each of 3 on a server, which does no more for more of them.
+64 in each of 4 processes in one file, 5 in each of 3 on a server, which does no more for more of them.
 `LEASES_HAMMER_SECONDS` shortens it, or makes it longer. Inside the lock each thread takes a `flock` that must
 be free, and appends what it was given to a log; the order of the log is the order of entry.
 """
@@ -59,7 +59,7 @@ for thread in crew:
 @every_shared_store
 def test_hammered_by_many_threads_of_many_processes(site: Site, tmp_path: Path) -> None:
     """Never two are inside, tokens rise in the order of entry, and nobody starves."""
-    processes, threads, seconds = (3, 8, 6.0) if site.kind.served else (4, 64, 30.0)
+    processes, threads, seconds = (3, 5, 6.0) if site.kind.served else (4, 64, 30.0)
     seconds = float(SECONDS) if SECONDS else seconds
     guard, log = tmp_path / "guard", tmp_path / "log"
     guard.touch()

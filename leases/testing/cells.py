@@ -42,7 +42,8 @@ class Rules:
         traits: what it promises.
         restarts: a record's version is counted per record and starts again when it is created anew;
             only together with the number of its creation is it never reused.
-        silent: writing the bytes that stand there is acknowledged and makes no new version.
+        silent: writing the bytes that stand there is acknowledged and makes no new version. A Kubernetes API
+            server does so too, with whole objects; but our backend never writes the same object twice.
         parent: of an absent name it knows the last creation or removal of any, not the last write.
     """
 
@@ -62,7 +63,7 @@ _RULES: Final[dict[Kind, Rules]] = {
     Kind.ETCD: Rules(_GLOBAL),
     Kind.CONSUL: Rules(replace(_GLOBAL, store="consul"), silent=True),
     Kind.ZOOKEEPER: Rules(_COUNTED, restarts=True, parent=True),
-    Kind.KUBERNETES: Rules(replace(_COUNTED, store="kubernetes"), silent=True),
+    Kind.KUBERNETES: Rules(replace(_COUNTED, store="kubernetes")),
     Kind.UNORDERED: Rules(replace(_COUNTED, store="unordered", ordered=False), silent=True),
 }
 
