@@ -10,7 +10,7 @@ import pytest
 
 from leases import ConfigurationError
 from leases.registry import EXTRAS, OURS, open_backend, scheme_of
-from leases_backends import _url
+from leases_backends._parameters import split
 from leases_backends._url import address
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def test_every_url_can_be_read(text: str) -> None:
         scheme = scheme_of(url)
         known = options_of(scheme)
         if scheme in EMBEDDED:
-            _url.split(url, known)
+            split(url, known)
         else:
             address(url, port=1, known=known, need_host=scheme != "kubernetes")
 

@@ -1,4 +1,4 @@
-"""Taking a store's URL apart, without the import of `urllib` that a short command would pay for.
+"""Taking the URL of a store on a network apart: hosts, credentials, a path, parameters.
 
 A password may hold every character that means something in a URL, and people forget to encode it. So whatever
 could be read in two ways is refused, and no error repeats any part of a URL that might be a secret.
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from leases.errors import ConfigurationError
-from leases.urls import shown
+from leases_backends._parameters import SECRET, fault, parameters
 
 TLS: Final = ("ca", "cert", "key", "server_name")
 
 # The schemes that speak in the clear, and their twins that do not.
 _SECURE: Final[Mapping[str, str]] = {"consul": "consuls", "etcd": "etcds", "zookeeper": "zookeepers"}
-_SECRET: Final = re.compile("pass|pwd|secret|token|credential|auth|api_?key", re.IGNORECASE)
-_CREDENTIALS: Final = ("password", "token")
-_NAME: Final = re.compile("[a-z][a-z0-9_]{0,30}")
 _HOST: Final = re.compile("[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 _SECRET_BYTES: Final = 64 * 1024
 
@@ -59,7 +57,7 @@ class Address:
         """The URL without user, credentials and certificates: what names the store, for everybody alike."""
         from urllib.parse import quote
 
-        private = {*TLS, *(name for name in self.options if _SECRET.search(name))}
+        private = {*TLS, *(name for name in self.options if re.search(SECRET, name))}
         options = sorted((name, value) for name, value in self.options.items() if name not in private)
         query = "&".join(f"{name}={quote(value, safe='/:,')}" for name, value in options)
         path = f"/{quote(self.path, safe='/')}" if self.path else ""
@@ -71,7 +69,7 @@ class Address:
         Raises:
             ConfigurationError: it cannot be read, or it is empty, or not one line of text.
         """
-        path, fault, text = self.options[option], "", ""
+        path, why, text = self.options[option], "", ""
         try:
             with open(path, "rb") as file:
                 body = file.read(_SECRET_BYTES + 1)
@@ -84,13 +82,13 @@ class Address:
         try:
             text = body.decode().strip("\r\n")
         except UnicodeDecodeError:
-            fault = "is not text in UTF-8"
+            why = "is not text in UTF-8"
         if len(body) > _SECRET_BYTES:
-            fault = f"is over {_SECRET_BYTES} bytes long"
-        elif not fault and (not text or len(text.splitlines()) != 1):
-            fault = "is empty" if not text else "has more than one line"
-        if fault:
-            raise ConfigurationError(f"{option}={path} {fault}; write the secret alone into it")
+            why = f"is over {_SECRET_BYTES} bytes long"
+        elif not why and (not text or len(text.splitlines()) != 1):
+            why = "is empty" if not text else "has more than one line"
+        if why:
+            raise ConfigurationError(f"{option}={path} {why}; write the secret alone into it")
         return text
 
 
@@ -107,35 +105,24 @@ def address(url: str, *, port: int, known: Collection[str], need_host: bool = Tr
         ConfigurationError: it cannot be read, or could be read in two ways. No part of it is repeated that
             might be a secret.
     """
-    scheme, _, rest = url.partition(":")
-    fault = _Fault(url)
-    body, mark, query = rest.partition("?")
-    if "#" in url:
-        raise fault.of('it has a "#"', 'write "#" as %23')
-    if "@" in query or (mark and not query):
-        raise fault.of('it has an "@" behind a "?"' if query else 'it ends in "?"', _ENCODE)
-    if body and not body.startswith("//"):
-        raise fault.of('"//" is missing behind the scheme', f"write {scheme}://host…")
-    authority, _, path = body[2:].partition("/")
-    if "@" in path or authority.count("@") > 1:
-        raise fault.of('it has an "@" too many, or in its path', _ENCODE)
+    scheme, authority, path, query = _parts(url)
     who, _, where = authority.rpartition("@")
     user, _, password = who.partition(":")
     if ":" in password:
-        raise fault.of('there is more than one ":" before the "@"', 'write ":" in a password as %3A')
-    hosts = tuple(_host(part, port, fault) for part in where.split(",")) if where else ()
+        raise fault(url, 'there is more than one ":" before the "@"', 'write ":" in a password as %3A')
+    hosts = tuple(_host(part, port, url) for part in where.split(",")) if where else ()
     if need_host and not hosts:
-        raise fault.of("it names no host", f"write {scheme}://host:{port}")
-    found = _options(query, known, fault, strict=True)
+        raise fault(url, "it names no host", f"write {scheme}://host:{port}")
+    found = parameters(url, query, known, lambda value: _decoded(value, url))
     scheme = scheme.lower()
     if scheme in _SECURE and not found.keys().isdisjoint(TLS):
-        raise fault.of(f'"{scheme}:" does not use TLS', f'write "{_SECURE[scheme]}:"')
+        raise fault(url, f'"{scheme}:" does not use TLS', f'write "{_SECURE[scheme]}:"')
     return Address(
         scheme,
-        _strictly_decoded(user, fault),
-        _strictly_decoded(password, fault),
+        _decoded(user, url),
+        _decoded(password, url),
         hosts,
-        _strictly_decoded(path, fault).strip("/"),
+        _decoded(path, url).strip("/"),
         found,
     )
 
@@ -143,72 +130,38 @@ def address(url: str, *, port: int, known: Collection[str], need_host: bool = Tr
 _ENCODE: Final = 'in user, password, path and values write "/?#@:%" as %2F, %3F, %23, %40, %3A, %25'
 
 
-def split(url: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
-    """The part between scheme and query, and the query's parameters, both percent-decoded.
-
-    Args:
-        url: `scheme:rest?key=value&…`.
-        known: the parameters that this store understands.
-
-    Raises:
-        ConfigurationError: a parameter that is unknown, doubled, or without a value.
-    """
-    rest, _, query = url.partition(":")[2].partition("?")
-    return _decoded(rest), _options(query, known, _Fault(url))
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """Makes the error of a URL that it may not show."""
-
-    url: str = field(repr=False)
-
-    def of(self, what: str, advice: str) -> ConfigurationError:
-        return ConfigurationError(f"{shown(self.url)}: {what}; {advice}")
+def _parts(url: str) -> tuple[str, str, str, str]:
+    """Scheme, authority, path and query, where nothing in them could mean anything else."""
+    scheme, _, rest = url.partition(":")
+    body, mark, query = rest.partition("?")
+    if "#" in url:
+        raise fault(url, 'it has a "#"', 'write "#" as %23')
+    if "@" in query or (mark and not query):
+        raise fault(url, 'it has an "@" behind a "?"' if query else 'it ends in "?"', _ENCODE)
+    if body and not body.startswith("//"):
+        raise fault(url, '"//" is missing behind the scheme', f"write {scheme}://host…")
+    authority, _, path = body[2:].partition("/")
+    if "@" in path or authority.count("@") > 1:
+        raise fault(url, 'it has an "@" too many, or in its path', _ENCODE)
+    return scheme, authority, path, query
 
 
-def _options(query: str, known: Collection[str], fault: _Fault, strict: bool = False) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    names = ", ".join(sorted(known)) or "none"
-    for key, _, _ in pairs:
-        if key in _CREDENTIALS or (key not in known and _SECRET.search(key)):
-            raise fault.of("a secret stands among its parameters", _where_secrets_go(known))
-    found: dict[str, str] = {}
-    for key, equals, value in pairs:
-        if key not in known or key in found or not value:
-            # What is no name may be the rest of a value that holds an "&".
-            is_name = key in known or (equals and _NAME.fullmatch(key))
-            name = f"the parameter {key!r}" if is_name else "a parameter"
-            what = "is given twice" if key in found else "has no value" if key in known else "is unknown"
-            raise fault.of(f"{name} {what}", f"known here: {names}")
-        found[key] = _strictly_decoded(value, fault) if strict else _decoded(value)
-    return found
-
-
-def _where_secrets_go(known: Collection[str]) -> str:
-    files = [f"{name}=FILE" for name in sorted(known) if name.removesuffix("_file") in _CREDENTIALS]
-    if not files:
-        return "this store takes none there, leave it out"
-    named = " or ".join(files)
-    return f"write it into a file and name that in {named}, or put it before the host as user:password@"
-
-
-def _host(text: str, port: int, fault: _Fault) -> tuple[str, int]:
+def _host(text: str, port: int, url: str) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, after = text[1:].partition("]")
         if not bracket or (after and not after.startswith(":")) or not _is_ipv6(host):
-            raise fault.of("an IPv6 address in it is not one", "write it as [::1]:port")
+            raise fault(url, "an IPv6 address in it is not one", "write it as [::1]:port")
         number = after[1:] if after else None
     else:
         host, colon, after = text.partition(":")
         number = after if colon else None
         if not _HOST.fullmatch(host):
-            raise fault.of("a host in it is not one", f"{_ENCODE}; separate hosts by commas")
+            raise fault(url, "a host in it is not one", f"{_ENCODE}; separate hosts by commas")
         host = host.lower()
     if number is None:
         return host, port
     if not (number.isascii() and number.isdecimal() and len(number) <= 5 and 0 < int(number) < 65536):
-        raise fault.of("a port in it is not a number from 1 to 65535", _ENCODE)
+        raise fault(url, "a port in it is not a number from 1 to 65535", _ENCODE)
     return host, int(number)
 
 
@@ -222,25 +175,15 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _strictly_decoded(text: str, fault: _Fault) -> str:
+def _decoded(text: str, url: str) -> str:
     if "%" not in text:
         return text
     from urllib.parse import unquote_to_bytes
 
     decoded = None
     if not re.search("%(?![0-9A-Fa-f]{2})", text):
-        try:
+        with suppress(ValueError):  # Left behind, so that the error does not carry the text along.
             decoded = unquote_to_bytes(text).decode()
-        except ValueError:
-            decoded = None
     if decoded is None or "\0" in decoded:
-        raise fault.of('a "%" in it does not begin a character in UTF-8', 'write "%" itself as %25')
+        raise fault(url, 'a "%" in it does not begin a character in UTF-8', 'write "%" itself as %25')
     return decoded
-
-
-def _decoded(text: str) -> str:
-    if "%" not in text:
-        return text
-    from urllib.parse import unquote
-
-    return unquote(text)

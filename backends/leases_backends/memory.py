@@ -21,7 +21,7 @@ from leases.errors import ConfigurationError, StoreUnavailable
 from leases.record import Claim
 from leases.testing.cells import Cells, Kind
 from leases.urls import shown
-from leases_backends._url import split
+from leases_backends._parameters import split
 
 
 def connect(url: str = "memory:") -> Memory:

@@ -38,10 +38,10 @@ from leases.contract import (
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
 from leases.urls import shown
+from leases_backends._parameters import split
 from leases_backends._paths import check_filesystem, read_mounts, state_directory
 from leases_backends._sqlite_file import CommitDoubt, File, Row, file_at
 from leases_backends._sqlite_watch import watcher_of
-from leases_backends._url import split
 
 TRAITS: Final = Traits(
     "sqlite",
