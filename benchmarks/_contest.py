@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import NamedTuple
 
-from leases import AcquireTimeout, Lock, Store, connect
+from leases import AcquireTimeout, Lock, Store, StoreUnavailable, connect
 from leases.clock import system_clock
 from leases.contract import Applied, Conflict, Slot, absent
 from leases.record import Claim
@@ -145,7 +145,7 @@ def lock_visits(lock: Lock, order: Order, who: object) -> Iterator[Visit]:
     while (asked := time.monotonic()) < order.until:
         try:
             lease = lock.acquire(timeout=order.until - asked)
-        except AcquireTimeout:
+        except (AcquireTimeout, StoreUnavailable):  # The second where the time was over before an answer.
             return
         entered = time.monotonic()
         time.sleep(order.work)
