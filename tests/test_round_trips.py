@@ -67,7 +67,7 @@ class Counted:
 @pytest.fixture
 def counted(place: Place) -> Iterator[Counted]:
     """The place, by way of a proxy that counts."""
-    with place.link() as link:
+    with place.link(counts=True) as link:
         made = Counted(link)
         yield made
         made.store.close()

@@ -63,10 +63,10 @@ class Place:
         return self.kind.name
 
     @contextlib.contextmanager
-    def link(self) -> Generator[Link]:
-        """A way of its own to the store, which counts and can be cut."""
+    def link(self, *, counts: bool = False) -> Generator[Link]:
+        """A way of its own to the store, which can be cut, and which counts requests where asked to."""
         if self.name == "kubernetes":
-            with self._kubernetes_link() as link:
+            with self._kubernetes_link(counts) as link:
                 yield link
             return
         where = urlsplit(self.url)
@@ -76,21 +76,24 @@ class Place:
             yield Link(proxy, self.url.replace(f"{host}:{port}", proxy.at, 1))
 
     @contextlib.contextmanager
-    def _kubernetes_link(self) -> Generator[Link]:
-        """There the address stands in a kubeconfig, and the proxy ends TLS so as to see the requests."""
+    def _kubernetes_link(self, counts: bool) -> Generator[Link]:
+        """There the address stands in a kubeconfig, and to see requests the proxy has to end TLS."""
         if not self.can_freeze:
             pytest.skip("the proxy needs the authority of an API server that the tests have started")
+        port = self.server.nodes[-1].ports["https"]
+        with self._ending_tls(port) if counts else Counter(port) as proxy:
+            old = unquote(parse_qs(urlsplit(self.url).query)["kubeconfig"][0])
+            new = self._folder / f"{proxy.port}.kubeconfig"
+            new.write_text(Path(old).read_text().replace(f"127.0.0.1:{port}", proxy.at))
+            yield Link(proxy, self.url.replace(quote(old), quote(str(new))))
+
+    def _ending_tls(self, port: int) -> Counter:
         authority: Authority = self.server.authority
         accept = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         pair = authority.server("proxy")
         accept.load_cert_chain(pair.cert, pair.key)
         reach = ssl.create_default_context(cafile=str(authority.ca))
-        port = self.server.nodes[-1].ports["https"]
-        with Counter(port, splitter=SPLITTERS[self.name], accept=accept, reach=reach) as proxy:
-            old = unquote(parse_qs(urlsplit(self.url).query)["kubeconfig"][0])
-            new = self._folder / f"{proxy.port}.kubeconfig"
-            new.write_text(Path(old).read_text().replace(f"127.0.0.1:{port}", proxy.at))
-            yield Link(proxy, self.url.replace(quote(old), quote(str(new))))
+        return Counter(port, splitter=SPLITTERS[self.name], accept=accept, reach=reach)
 
     @property
     def can_freeze(self) -> bool:
