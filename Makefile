@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 ON_SERVERS := etcd or zookeeper or consul or kubernetes
 
-.PHONY: help demo venv check servers test test-versions test-docker others explore simulate picture bench clean
+.PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -43,6 +43,9 @@ test-versions: venv  ## what asks for a server, against the oldest versions that
 
 test-docker: venv  ## the same in containers: official images, or what is built here under their names
 	PYTHONPATH=tests $(BIN)/python -m servers.engine -- $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
+
+faults: check servers  ## real servers cut off, frozen, killed and crowded for longer than `make test` does: half an hour
+	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py $(PYTEST_ARGS)
 
 others: $(OTHERS:%=python-%)  ## the quick part of the suite on the other Pythons found here
 
