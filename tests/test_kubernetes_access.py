@@ -25,9 +25,14 @@ from leases.testing._probes import Hints, a_claim, applied, put
 from leases_backends import kubernetes as backend
 from leases_backends._kubernetes_answers import VERBS
 from servers.certificates import Authority
-from servers.kubernetes import KubernetesServer
+from servers.kubernetes import KubernetesServer, own
 
 TIMEOUT = 10.0
+
+
+@pytest.fixture
+def kubernetes(kubernetes: object) -> KubernetesServer:
+    return own(kubernetes)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from leases import connect
 from leases_command import LEASES
 from servers.build import Missing
 from servers.clientgo import elector
-from servers.kubernetes import KubernetesServer
+from servers.kubernetes import KubernetesServer, own
 from servers.proxy import BOTH, Proxy
 
 FIGHT_S: Final = 300.0 if os.environ.get("LEASES_LONG") else 40.0
@@ -143,6 +143,11 @@ class History:
             else:
                 assert numbers[0] == numbers[1], (before, after)
         return found
+
+
+@pytest.fixture
+def kubernetes(kubernetes: object) -> KubernetesServer:
+    return own(kubernetes)
 
 
 @pytest.fixture

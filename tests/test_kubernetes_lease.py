@@ -104,12 +104,12 @@ def test_two_claims_of_one_holder_have_two_identities(cluster: Cluster) -> None:
 def test_transitions_count_acquisitions(cluster: Cluster) -> None:
     """One more with every claim that is not the last one's, none with a renewal or a release."""
     slot, counts = absent(NAME), list[int]()
-    for _ in range(3):
-        mine = claim()
+    for mine in (claim(), claim(), claim()):
         for beat in ("a" * 16, "b" * 16):
             slot = cluster.swap(slot, replace(mine, beat=beat))
             counts.append(cluster.whole["spec"]["leaseTransitions"])
-    slot = cluster.swap(slot, mine.freed())
+    assert slot.claim is not None
+    slot = cluster.swap(slot, slot.claim.freed())
     counts.append(cluster.whole["spec"]["leaseTransitions"])
     assert counts == [0, 0, 1, 1, 2, 2, 2]
     cluster.elect(leaseTransitions=2**31 - 1)

@@ -19,10 +19,15 @@ from leases.testing._probes import Hints, a_claim, in_child, number, put
 from leases_backends import kubernetes as backend
 from leases_backends._kubernetes_client import _open
 from leases_backends._kubernetes_watch import _LINGER
-from servers.kubernetes import KubernetesServer
+from servers.kubernetes import KubernetesServer, own
 from servers.proxy import Proxy, Way
 
 TIMEOUT = 10.0
+
+
+@pytest.fixture
+def kubernetes(kubernetes: object) -> KubernetesServer:
+    return own(kubernetes)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
+import pytest
+
 from servers import get
 from servers.certificates import Authority
 from servers.process import HOST, Node, Ports, Server
@@ -229,6 +231,13 @@ def _flags(server: KubernetesServer, etcd: str, ports: Ports, tokens: Path) -> l
         "--cert-dir=certificates",
         "--v=0",
     ]
+
+
+def own(server: object) -> KubernetesServer:
+    """The server if the tests have started it; skips what needs more of a server than a namespace."""
+    if not isinstance(server, KubernetesServer):
+        pytest.skip("needs an API server of the tests' own: unset LEASES_TEST_KUBERNETES")
+    return server
 
 
 def namespace(url: str, name: str) -> str:
