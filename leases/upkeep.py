@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Pause = Callable[[float], object]
 
+_BROKEN: Final = "nobody (broken by "  # how the holder of a broken lock begins
 _AGAIN_SECONDS: Final = 0.05
 _TTL_MOST: Final = (
     15.0  # of the claim that takes a dead record over: nobody waits for longer should it die, too
@@ -63,8 +64,8 @@ def break_lock(
         claim = slot.claim
         if claim is None or not claim.held or slot.token != if_token:
             raise WrongToken(name, if_token, slot.token, claim.holder if claim and claim.held else None)
-        if not claim.id and not now:  # Once is enough: a second time would only begin the wait anew.
-            return slot
+        if claim.holder.startswith(_BROKEN) and not now:
+            return slot  # Once is enough: a second time would only begin the wait anew.
         broken = None if now else _broken(hub, slot)
         sent.add(broken.beat if broken else "")
         outcome = hub.backend.swap(slot, broken, left)
@@ -89,7 +90,7 @@ def _broken(hub: Hub, slot: Slot) -> Claim:
     assert claim is not None
     by = default_holder().encode()[: HOLDER_BYTES - 32].decode(errors="ignore")
     return Claim(
-        f"nobody (broken by {by})", "", f"{hub.entropy.getrandbits(BEAT_BITS):016x}", claim.ttl, slot.token,
+        f"{_BROKEN}{by})", "", f"{hub.entropy.getrandbits(BEAT_BITS):016x}", claim.ttl, slot.token,
         acquired=now.wall, renewed=now.wall, boot=hub.boot, sent=now.hold if hub.boot else None,
     )  # fmt: skip
 
@@ -147,6 +148,8 @@ def prune(hub: Hub, prefix: str, broom: Broom, pause: Pause = time.sleep) -> Ite
             yield Pruned(name, "left", str(found))
         elif found.claim is None or max(now.wall - found.claim.renewed, 0.0) < broom.older_than:
             continue
+        elif not _is_ours(found.claim):
+            yield Pruned(found.name, "left", f"another tool wrote it, for {found.claim.holder or 'nobody'}")
         elif not found.held:
             yield _sweep(hub, found, broom, "it was free")
         else:
@@ -157,6 +160,13 @@ def prune(hub: Hub, prefix: str, broom: Broom, pause: Pause = time.sleep) -> Ite
             else:
                 yield refusal
     yield from _attend(hub, bids, broom, pause)
+
+
+def _is_ours(claim: Claim) -> bool:
+    """Whether one of us wrote it: a store may show the claims of other tools, which have no id, as claims."""
+    if not claim.held:
+        return bool(claim.holder)
+    return bool(claim.id) or claim.holder.startswith(_BROKEN)
 
 
 def _sweep(hub: Hub, slot: Slot, broom: Broom, why: str) -> Pruned:

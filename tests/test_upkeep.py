@@ -10,7 +10,7 @@ import pytest
 
 from leases import ConfigurationError, Store, StoreUnavailable, WrongToken
 from leases.contract import Applied, Conflict, Slot, Unknown
-from leases.record import Claim
+from leases.record import Claim, State
 from leases.terms import Terms
 from leases.testing.cells import Kind
 from leases.testing.clock import ManualClock
@@ -313,6 +313,24 @@ def test_foreign_record_is_told_and_left(clock: ManualClock) -> None:
     backend.write_foreign("job", b"mine!")
     (left,) = prune(store.hub, "", Broom(0.0), clock.advance)
     assert left.action == "left" and "mine!" in left.why
+
+
+def test_claims_of_other_tools_are_left(clock: ManualClock) -> None:
+    """What an elector of client-go wrote and left is none of ours to clear away, held or free."""
+    store = store_on(memory("kubernetes"), clock=clock)
+    write(store, clock, "held", id="")
+    write(store, clock, "free", id="", holder="", state=State.FREE)
+    assert swept(store, clock, offline=True) == [("free", "left"), ("held", "left")]
+
+
+def test_claim_of_another_tool_can_be_broken(clock: ManualClock) -> None:
+    """It has no id, as a broken lock has none, and is broken all the same; and that is cleared away then."""
+    store = store_on(memory("kubernetes"), clock=clock)
+    token = write(store, clock, "job", id="").token
+    assert token is not None
+    seen = store.break_lock("job", if_token=token)
+    assert seen.holder is not None and seen.holder.startswith("nobody (broken by ")
+    assert swept(store, clock) == [("job", "freed")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

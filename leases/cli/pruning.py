@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MORE: Final = """\
 A held record is never deleted. It is watched for its own ttl, as every waiter does; if nobody renews it in
 all that time its holder is dead, and the record is taken over and released. On a store of this host no
-watching is needed.
+watching is needed. What other tools wrote, such as electors of client-go, is left to them.
 
 Free records are removed on etcd, Consul, SQLite and in memory. On ZooKeeper and Kubernetes they keep versions
 and tokens rising, so there they stay, unless with --offline: for that stop all clients first, and start them
