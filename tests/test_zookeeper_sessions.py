@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from leases.errors import StoreUnavailable
 from leases.testing._probes import Hints, a_claim, applied, in_child, put
 from leases_backends import _zookeeper_client
 from leases_backends._zookeeper_client import _sessions
+from leases_backends._zookeeper_handler import Handler
 from leases_backends.zookeeper import Zookeeper, connect
 from servers import zookeeper as launcher
 from servers.fixtures import launched
@@ -93,7 +95,7 @@ def test_all_of_a_process_share_one_connection(alone: Any, use: Callable[[str], 
     """However many backends, names and watches there are; the last to close it ends the session."""
     url, before, kept = place(alone), connections(alone.nodes[0]), watches(alone.nodes[0])
     backends = [use(url) for _ in range(3)]
-    slots = [backends[0].read(f"{index}", LONG) for index in range(1000)]
+    slots = [absent(f"{index}") for index in range(1000)]
     hints = [Hints() for _ in slots]
     held = [backends[i % 3].watch(slots[i], hints[i]) for i in range(1000)]
     eventually(lambda: watches(alone.nodes[0]) == kept + 1000)
@@ -246,6 +248,33 @@ def test_a_client_that_has_ended_is_replaced(alone: Any, use: Callable[[str], Zo
         backend._session.client_now().stop()
         assert backend.read("job", LONG) == slot
         hints.expect(put(other, slot))
+
+
+def test_patience_grows_with_every_server_that_was_given_up() -> None:
+    """Servers that are only slow would never be spoken to else; an answer makes it short again."""
+    handler = Handler(None, 1, lambda: None)
+    short = handler.patience
+    handler.drop()
+    assert handler.patience == 2 * short
+    for _ in range(10):
+        handler.drop()
+    assert handler.patience == 8 * short
+    handler.answered()
+    assert handler.patience == short
+    greeting = handler._stall
+    handler._stall = 0.01
+    left, right = socket.socketpair()
+    with left, right:
+        assert handler.select([left], [], [], LONG) == (
+            [],
+            [],
+            [],
+        )  # In the midst of a message: not for long,
+        assert handler._stall == 0.02  # and longer the next time.
+        right.send(b"x")
+        assert handler.select([left], [], [], LONG) == ([left], [], []) and handler._stall == 0.02
+    handler.connected()
+    assert handler._stall == greeting
 
 
 # Ensembles.

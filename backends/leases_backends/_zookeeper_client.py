@@ -25,7 +25,6 @@ from leases_backends._zookeeper_handler import Handler
 from leases_backends._zookeeper_watch import Watcher
 
 SESSION: Final = 10.0  # seconds asked of the server; nothing depends on a session but the hints
-_PATIENCE: Final = 1.0  # seconds without an answer after which another server may have one
 _GOODBYE: Final = 0.5  # seconds for which a server is waited for when a session is closed
 _END: Final = 3.0  # seconds in which the threads end once the connection is cut
 
@@ -86,14 +85,14 @@ class Session:
         client, handler = self._connected(until)
         asked = time.monotonic()
         answers = [self._answer(handler, asked, until, result) for result in [ask(client) for ask in asks]]
-        handler.silent_since = None
+        handler.answered()
         return answers
 
     def _answer(self, handler: Handler, asked: float, until: float, result: Any) -> Any:
         if not result.wait(max(until - time.monotonic(), 0.0)):
             now = time.monotonic()
             handler.silent_since = since = handler.silent_since or asked
-            if now - since >= _PATIENCE:
+            if now - since >= handler.patience:
                 handler.drop()
             raise StoreUnavailable(
                 f"{self.target.shown} gave no answer within {now - asked:.1f} s; look whether it is up"

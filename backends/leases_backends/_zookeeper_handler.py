@@ -24,6 +24,10 @@ from leases_backends._tls import Tls
 _CONNECT: Final = 1.0  # seconds for the connection to one server
 _HANDSHAKE: Final = 2.0  # seconds for its TLS handshake
 _STALL: Final = 2.0  # seconds in which a server that has begun a message, or was greeted, has to go on
+_PATIENCE: Final = 1.0  # seconds without an answer after which another server may have one
+_MOST: Final = (
+    8.0  # seconds to which both grow, so that servers which are only slow are not given up for ever
+)
 
 _log: Final = logging.getLogger("leases_backends.zookeeper")
 _log.addHandler(logging.NullHandler())
@@ -37,6 +41,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
         trouble: what went wrong last on the way to a server, for people.
         refusal: why it is no use to try on, for people; empty while it is.
         ended: whether the client's main thread is gone.
+        patience: seconds without an answer after which the connection is to be dropped.
         silent_since: when the oldest request was sent that was not answered in time, and none since.
     """
 
@@ -46,6 +51,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
         self.trouble = ""
         self.refusal = ""
         self.ended = False
+        self.patience, self._stall = _PATIENCE, _STALL
         self.silent_since: float | None = None
         self._tls, self._servers, self._notice = tls, servers, notice
         self._distrusted: set[Any] = set()
@@ -57,7 +63,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
 
     def connected(self) -> None:
         """A server has accepted the session."""
-        self.trouble, self.refusal, self.silent_since = "", "", None
+        self.trouble, self.refusal, self.silent_since, self._stall = "", "", None, _STALL
         self._distrusted.clear()
 
     def note(self, trouble: str) -> None:
@@ -67,6 +73,10 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
             self._distrusted.add(self._peer)
             if len(self._distrusted) >= self._servers:
                 self.refuse(f"TLS fails ({trouble}); check ca=, server_name=, cert= and key=")
+
+    def answered(self) -> None:
+        """A request was answered."""
+        self.silent_since, self.patience = None, _PATIENCE
 
     def refuse(self, why: str) -> None:
         """Trying on is no use until something is changed."""
@@ -98,7 +108,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
         if decrypted:
             return decrypted, [], []
         if len(rlist) + len(wlist) == 1:  # In the midst of a message or of the greeting.
-            timeout = _STALL if timeout is None else min(timeout, _STALL)
+            timeout = self._stall if timeout is None else min(timeout, self._stall)
         if not hasattr(select, "poll"):
             ready: tuple[list[Any], list[Any], list[Any]] = super().select(rlist, wlist, xlist, timeout)
             return ready
@@ -106,6 +116,8 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
         for one in (*rlist, *wlist):
             poll.register(one, select.POLLIN if one in rlist else select.POLLOUT)
         found = {number for number, _ in poll.poll(None if timeout is None else max(timeout, 0.0) * 1000)}
+        if not found and len(rlist) + len(wlist) == 1:
+            self._stall = min(2 * self._stall, _MOST)
         return (
             [one for one in rlist if one.fileno() in found],
             [one for one in wlist if one.fileno() in found],
@@ -114,7 +126,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
 
     def drop(self) -> None:
         """Cut the connection, from any thread: kazoo notices, and goes on to the next server."""
-        self.silent_since = None
+        self.silent_since, self.patience = None, min(2 * self.patience, _MOST)
         connection = self._socket
         if connection is not None:
             with suppress(OSError):
