@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -63,9 +64,6 @@ class Pair:
         cut()
         began = time.monotonic()
         ended = self.holder.hear()["ended"][name]
-        if self.how == "frozen":
-            time.sleep(self.dice.choice([0, terms["ttl"]]))
-            mend()
         entered = self.waiter.hear()
         mend()
         assert ended["why"] == "expired" and ended["told"] is not None, ended
@@ -83,8 +81,17 @@ class Pair:
         assert self.waiter("release") == {"released": True}
 
     def frozen(self, number: int) -> Cut:
-        """The server stands still."""
-        return self.cut(number, PROMPT, self.place.freeze, self.place.thaw)
+        """The server stands still for a ttl: when it goes on the waiter is ripe, and may be in at once."""
+        thaw = threading.Timer(PROMPT["ttl"], self.place.thaw)
+
+        def freeze() -> None:
+            self.place.freeze()
+            thaw.start()
+
+        try:
+            return self.cut(number, PROMPT, freeze, thaw.join)
+        finally:
+            self.place.thaw()
 
     def up(self, number: int) -> Cut:
         """Nothing of what the holder says arrives; it hears the store."""
