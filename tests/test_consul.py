@@ -7,6 +7,7 @@ import re
 import secrets
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -139,6 +140,21 @@ def test_a_conflict_tells_what_stands_there(backend: backends.Consul, name: str)
     """Consul does not say why a transaction failed; whoever lost wants to know whom to wait for."""
     slot = put(backend, absent(name))
     assert backend.swap(absent(name), a_claim(backend, slot), TIMEOUT) == Conflict(slot)
+
+
+def test_a_restore_brings_records_back_with_their_old_versions(server: ConsulServer, name: str) -> None:
+    """Which is why it is done with all clients stopped; what is written afterwards is numbered on."""
+    at = server.nodes[0].ports.at("client")
+    with closing(backends.connect(server.url)) as backend:
+        first = put(backend, absent(name))
+        with urllib.request.urlopen(f"http://{at}/v1/snapshot", timeout=TIMEOUT) as answer:
+            snapshot = answer.read()
+        second = put(backend, first)
+        request = urllib.request.Request(f"http://{at}/v1/snapshot", snapshot, method="PUT")
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()
+        assert backend.read(name, TIMEOUT) == first
+        assert isinstance(backend.swap(second, None, TIMEOUT), Conflict)
+        assert (put(backend, first).token or 0) > (second.token or 0)
 
 
 # Watching.
