@@ -136,7 +136,7 @@ def _program(line: Wanted) -> bytes:
 
 def _jars(line: Wanted) -> bytes:
     """An image with jars, and with this system's Java and the libraries that it is linked to."""
-    java = Path(get.tool("java") or _no_java()).resolve()
+    java = Path(tool("java") or _no_java()).resolve()
     at_home = java.parent.parent
     files = {f"{line.inside}/{jar.name}": jar for jar in build(line).glob("*.jar")}
     files |= {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from servers import containers
 from servers.build import Missing, build, built, tool
-from servers.table import SERVERS, Versions, Wanted, variable, wanted
+from servers.table import SERVERS, TABLE, Versions, Wanted, variable, wanted
 
 __all__ = ["Missing", "Program", "address", "java", "program", "versions"]
 
@@ -41,9 +41,10 @@ class Program:
 def versions() -> Versions:
     """Which column of the table is asked for: LEASES_VERSIONS, `new` unless it says `old`."""
     said = os.environ.get("LEASES_VERSIONS", "new")
-    if said not in ("new", "old"):
-        raise ValueError(f"LEASES_VERSIONS is {said!r}; set it to new or old")
-    return said
+    for column in TABLE:
+        if column == said:
+            return column
+    raise ValueError(f"LEASES_VERSIONS is {said!r}; set it to new or old")
 
 
 def address(server: str) -> str | None:

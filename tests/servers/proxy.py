@@ -313,7 +313,7 @@ class _Link:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    # A TLS transport of Python 3.11 that has closed already knows its socket no more, and says so by the second.
+    # A TLS transport of Python 3.11 that has closed knows its socket no more, and says so by the second.
     with contextlib.suppress(OSError, AttributeError):
         held: socket.socket | None = writer.get_extra_info("socket")
         if held is not None:
