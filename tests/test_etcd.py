@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -359,20 +359,38 @@ def test_forks_amid_requests_and_watches_harm_nobody(backend: Etcd) -> None:
     assert not trouble
 
 
+def test_a_fork_finds_no_connection(backend: Etcd) -> None:
+    """Neither the one for requests nor that of a watch; afterwards both are there again."""
+    slot, hints = put(backend, absent("job")), Hints()
+    with closing(backend.watch(slot, hints)):
+        assert _sockets()
+        backend._client.before_fork()
+        try:
+            _until(lambda: not _sockets())
+        finally:
+            backend._client.after_fork()
+        hints.expect(put(backend, slot))
+
+
 def _lock_in_child(backend: Etcd, name: str) -> None:
-    assert not _sockets()
+    assert not _sockets()  # Of the parent's; then it makes its own.
     applied(backend.swap(put(backend, absent(name)), None, TIMEOUT))
 
 
 def _sockets() -> list[str]:
-    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    told = [str(link.readlink()) for link in links if link.exists() or link.is_symlink()]
-    return [one for one in told if one.startswith("socket:") and int(one[8:-1]) in _tcp()]
+    """The TCP connections that this process has."""
+    told: list[str] = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # The folder's own is gone by now.
+            told.append(str(link.readlink()))
+    connected = _tcp()
+    return [one for one in told if one.startswith("socket:") and int(one[8:-1]) in connected]
 
 
 def _tcp() -> set[int]:
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return {int(line.split()[9]) for line in lines if line.split()[3] == "01"}  # established
+    tables = [Path("/proc/net") / name for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    return {int(fields[9]) for fields in lines if fields[3] == "01"}  # established
 
 
 # What it says of itself.
