@@ -59,7 +59,6 @@ NAMES_BACKENDS: Final = "leases.registry"
 # A store's modules are those named after it, with or without an underscore before and words behind.
 CLIENTS: Final[Mapping[str, frozenset[str]]] = {
     "leases.testing.suite": frozenset({"pytest"}),
-    "leases_backends.consul": frozenset({"tenacity", "urllib3"}),
     "leases_backends.etcd": frozenset({"google", "grpc", "tenacity"}),
     "leases_backends.kubernetes": frozenset({"kubernetes", "urllib3"}),
     "leases_backends.zookeeper": frozenset({"kazoo"}),
