@@ -287,10 +287,7 @@ def test_a_frozen_server_is_left_for_another(whole: Any, use: Callable[[str], Zo
     rest = [node for node in whole.nodes if node is not follower]
     url = place(whole)
     backend, other = use(url), use(place(whole, *rest))
-    backend.read("job", LONG)
-    while _peer(backend) != follower.ports["client"]:
-        backend._session.client_now().handler.drop()
-        backend.read("job", LONG)
+    _move(backend, follower)
     slot, session = put(backend, backend.read("job", LONG)), session_number(backend)
     follower.freeze()
     until = time.monotonic() + LONG
@@ -328,6 +325,22 @@ def test_a_server_without_a_quorum_is_not_believed(use: Callable[[str], Zookeepe
         assert isinstance(outcome, Unknown) and outcome.void
         found = {finding.subject: finding.text for finding in backend.examine(4.0)}
         assert found[f"server {last.ports.at('client')}"] == "serves reads only"
+
+
+def _move(backend: Zookeeper, node: Node) -> None:
+    """Have a backend connected to one of its servers: cut its connection until it has come there."""
+    backend.read("job", LONG)
+    while _peer(backend) != node.ports["client"]:
+        backend._session.client_now().handler.drop()
+        eventually(lambda: _answers(backend))
+
+
+def _answers(backend: Zookeeper) -> bool:
+    try:
+        backend.read("job", LONG)
+    except StoreUnavailable:  # It was asked over the connection that was about to end.
+        return False
+    return backend._session.client_now() is not None
 
 
 def _peer(backend: Zookeeper) -> int:
