@@ -393,6 +393,40 @@ def _tcp() -> set[int]:
     return {int(fields[9]) for fields in lines if fields[3] == "01"}  # established
 
 
+def test_greenlets_wait_for_one_another(server: EtcdServer) -> None:
+    """With gevent's patched threads a waiter is handed the lock by its watch, and the loop goes on."""
+    script = """
+from gevent import monkey
+monkey.patch_all()
+import sys, gevent
+from leases.hub import Hub
+from leases.registry import open_backend
+from leases.store import Store
+mine, theirs = (Store(Hub(open_backend(sys.argv[1]))) for _ in range(2))
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.01)
+def wait():
+    with theirs.lock("job", ttl=60, timeout=30):
+        return len(ticks)
+ticker = gevent.spawn(tick)
+with mine.lock("job", ttl=60, timeout=30) as lease:
+    waiter = gevent.spawn(wait)
+    while len(ticks) < 50:
+        gevent.sleep(0.01)
+    assert lease.held and not waiter.ready()
+assert waiter.get(timeout=30) >= 50
+ticker.kill()
+mine.close()
+theirs.close()
+"""
+    command = [sys.executable, "-W", "error", "-c", script, server.url_of(path=f"g-{secrets.token_hex(4)}")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # What it says of itself.
 
 

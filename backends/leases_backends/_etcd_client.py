@@ -120,6 +120,8 @@ class Client:
             return
         try:
             self._wire(self._first).ask(rpc, question, timeout, self._metadata or _PLAIN, done)
+        except Failed:
+            done(None)
         finally:
             self._leave()
 
