@@ -148,7 +148,7 @@ def test_answer_after_the_deadline_is_no_success(site: Site, hands: Hands) -> No
 def test_another_claim_supersedes(site: Site, hands: Hands) -> None:
     """S42: who finds another's claim in the record is lost at once, long before its deadline."""
     store = site.store()
-    lease = lease_on(store, ttl=1.0)
+    lease = lease_on(store, ttl=2.5 * site.short)
     waiting = hands.hand().wait(lease)
     intrude(store, "job")
     assert waiting.result(PATIENCE)
@@ -166,7 +166,7 @@ def test_another_claim_supersedes(site: Site, hands: Hands) -> None:
 def test_somebody_breaks_it(site: Site, hands: Hands, now: bool) -> None:
     """S75: who finds its record broken or gone is lost at once."""
     store = site.store()
-    lease = lease_on(store, ttl=1.0)
+    lease = lease_on(store, ttl=2.5 * site.short)
     waiting = hands.hand().wait(lease)
     break_(store, "job", now=now)
     assert waiting.result(PATIENCE)
@@ -420,7 +420,7 @@ def test_on_lost_that_takes_long_delays_nobody() -> None:
 def test_loss_lets_the_queue_go_on(site: Site, hands: Hands) -> None:
     """Who waits in this process seeks for itself once the one before it has lost the lock."""
     store = site.store()
-    lost = lease_on(store, ttl=1.0)
+    lost = lease_on(store, ttl=2.5 * site.short)
     waiting = hands.hand().begin("acquire", Lock("job", store=store, ttl=site.short))
     until(lambda: store.hub.waiters("job"))
     break_(store, "job", now=True)
@@ -467,7 +467,7 @@ def test_metadata_update_races_renewal(site: Site, hands: Hands) -> None:
     """S72: an update waits for the renewal in flight, and what was asked for last is what stands there."""
     backend = site.stubborn()
     store = site.store(backend)
-    lease = lease_on(store, ttl=2.0)
+    lease = lease_on(store, ttl=5 * site.short)
     started, gate = threading.Event(), threading.Event()
 
     def stall(kind: str, name: str) -> None:
@@ -492,7 +492,7 @@ def test_metadata_update_races_renewal(site: Site, hands: Hands) -> None:
 def test_update_that_does_not_get_through(site: Site, hands: Hands) -> None:
     """An update ends with its timeout, or with the lease."""
     backend = site.stubborn()
-    lease = lease_on(site.store(backend), ttl=1.0)
+    lease = lease_on(site.store(backend), ttl=site.short)
     backend.down = True
     hand = hands.hand()
     with pytest.raises(TimeoutError, match=r"not committed within 0\.05 s"):
@@ -598,7 +598,7 @@ def test_unknown_renewal_counts_when_it_is_seen(site: Site) -> None:
     """S23: renewals whose answers are lost count once a witness shows them, from their own send."""
     backend = site.stubborn()
     store = site.store(backend)
-    lease = lease_on(store, ttl=1.2)
+    lease = lease_on(store, ttl=3 * site.short)
     lost: list[bool] = []
 
     def lose(kind: str, outcome: Any) -> Any:
