@@ -7,6 +7,7 @@ a log that all share. Another client holds a lock all the time and must not lose
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from lab.clients import Remote
 from lab.entries import entries, faults, turns
 from servers.fixtures import launched
+from servers.process import Node
 
 LONG = bool(os.environ.get("LEASES_LONG"))
 ROUNDS = 3 if LONG else 1
@@ -25,6 +27,8 @@ TTL = 3.0
 KEPT = "kept"
 KEPT_TTL = 15.0
 RECOVERY_SECONDS = 60.0
+
+CLUSTERS = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("etcd", "zookeeper", "consul")]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if LONG else 180)]
 
@@ -58,20 +62,18 @@ class Contest:
         """All leave, and leave nothing behind: no thread and no connection."""
         for client in self.clients:
             client.order("cease")
+            client.order("close")
         for client in self.clients:
-            while "ceased" not in client.hear():
+            while "left" not in (told := client.hear()):
                 pass
-            assert client("close") == {"left": [], "sockets": 0}
+            assert told == {"left": [], "sockets": 0}, client.name
 
     def kept(self) -> None:
         """The lock that is held all the time is held, in the same tenure."""
         assert self.keeper("beat") == {"stands": {KEPT: [True, self.token]}}
 
 
-@pytest.mark.parametrize(
-    "store",
-    [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("etcd", "zookeeper", "consul")],
-)
+@pytest.mark.parametrize("store", CLUSTERS)
 def test_members_die_and_restart_under_twenty_clients(store: str, tmp_path: Path) -> None:
     """No overlap, tokens rise, a holder keeps its lease while the store comes back in time, all go on."""
     took: dict[str, float] = {}
@@ -95,3 +97,34 @@ def test_members_die_and_restart_under_twenty_clients(store: str, tmp_path: Path
     assert faults(found) == []
     print(f"\n{store}: {len(found)} entries by {len(turns(found))} clients; seconds until all went on:")
     print("  after " + ", ".join(f"{what} {seconds:.1f}" for what, seconds in took.items()))
+
+
+def thaw_all(nodes: list[Node]) -> None:
+    for node in nodes:
+        node.thaw()
+
+
+@pytest.mark.parametrize("store", CLUSTERS)
+def test_member_without_a_quorum_keeps_nobody_in_office(store: str) -> None:
+    """S28, S34: the holder's member lives and both others stand still: lost is told before another enters."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(launched(store, nodes=3))
+        mine, *others = sorted(cluster.nodes, key=lambda node: node is cluster.leader())
+        holder = stack.enter_context(Remote(cluster.url_of(mine), "holder"))
+        waiter = stack.enter_context(Remote(cluster.url_of(*others), "waiter"))
+        for client in (holder, waiter):
+            client.hear()
+        token = holder("hold", names=["office"], terms={"ttl": TTL})["holds"]["office"]
+        waiter("wait", names=["office"], terms={"ttl": TTL})
+        time.sleep(TTL / 6)
+        for node in others:
+            node.freeze()
+        thaw = threading.Timer(TTL, thaw_all, (others,))
+        thaw.start()
+        try:
+            ended, entered = holder.hear()["ended"]["office"], waiter.hear()
+        finally:
+            thaw.join()
+    assert ended["why"] == "expired"
+    assert max(ended["stood"], ended["told"], ended["woke"]) < entered["entered"]
+    assert token < entered["token"]
