@@ -40,7 +40,12 @@ class Script:
     def open_watch(self, requests: Iterator[messages.WatchRequest], *, renew: bool) -> tuple[_Stream, int]:
         self.opened.append(renew)
         self._stream = stream = _Stream()
-        threading.Thread(target=lambda: [self.asked.put(one) for one in requests], daemon=True).start()
+
+        def take() -> None:
+            for request in requests:
+                self.asked.put(request)
+
+        threading.Thread(target=take, daemon=True).start()
         return stream, 0
 
     def move_on(self, at: int) -> None:

@@ -52,11 +52,11 @@ def examine(client: Client, prefix: bytes, identity: str, timeout: float) -> Ite
             answered.append(status)
             yield Finding("reach", Verdict.GOOD, f"{endpoint} answers")
             yield from _member(endpoint, status)
-    for error in silent:
+    for trouble in silent:
         if answered:
-            yield Finding("reach", Verdict.DOUBTFUL, str(error), "requests go to the endpoints that answer")
+            yield Finding("reach", Verdict.DOUBTFUL, str(trouble), "requests go to the endpoints that answer")
         else:
-            yield Finding("reach", Verdict.BAD, str(error))
+            yield Finding("reach", Verdict.BAD, str(trouble))
     if answered:
         yield from _cluster(asker, answered)
         yield from _may(asker)

@@ -50,7 +50,9 @@ class Janitors:
         self._client = client
         self._clock = clock
         self._longest = 0.0
-        self.forked()
+        self._newest: _Janitor | None = None
+        self._asked: float | None = None
+        self._mutex = threading.Lock()
 
     def lease(self, ttl: float) -> int:
         """What a write of a record with this ttl is to name; 0 for none."""
@@ -85,8 +87,7 @@ class Janitors:
     def forked(self) -> None:
         """In the child of a fork: leases of its own."""
         self._mutex = threading.Lock()
-        self._newest: _Janitor | None = None
-        self._asked: float | None = None
+        self._newest = self._asked = None
 
     def _fits(self, janitor: _Janitor, ttl: float) -> bool:
         return TIMES * ttl <= janitor.seconds and self._clock().hold - janitor.sent < janitor.seconds / 2

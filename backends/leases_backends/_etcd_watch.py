@@ -222,10 +222,10 @@ class Watcher:
 
     def _sort(self, session: Session, answer: messages.WatchResponse) -> list[tuple[Watch, Change | None]]:
         if answer.created:
-            topic = session.unanswered.popleft()
+            created = session.unanswered.popleft()
             if answer.canceled:
-                return self._refused(topic, answer.cancel_reason)
-            return self._stands(topic, answer.header.revision)
+                return self._refused(created, answer.cancel_reason)
+            return self._stands(created, answer.header.revision)
         topic = self._by_id.get(answer.watch_id)
         if topic is None:
             return []
