@@ -135,7 +135,7 @@ class Twin:
         if not self.backend.traits.token_from_write:
             last = self.seen[seen.name.removeprefix(self.stem)][-1]
             known = seen.claim.token if seen.claim is not None and seen.claim.token is not None else 0
-            token = max(seen.floor, known, last.floor if seen.version is None else 0) + 1
+            token = max(seen.floor, known, last.floor if seen.claim is None else 0) + 1
         return Claim(
             f"holder-{number}", f"{number:032x}", f"{number:016x}", 15.0, token, acquired=1.5, renewed=2.5
         )
