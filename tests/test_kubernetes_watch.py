@@ -137,6 +137,23 @@ def test_what_has_changed_before_is_told_though_the_stream_is_older(store: backe
             assert hints.empty()
 
 
+def test_nobody_is_told_what_he_has_seen(store: backend.Kubernetes) -> None:
+    """A stream begins where the oldest watch has read, and goes on where it was; others know that part."""
+    slow = put(store, absent("slow"))
+    quick = put(store, put(store, absent("quick")))
+    slower = put(store, slow)
+    with (
+        closing(store.watch(quick, quick_hints := Hints())),
+        closing(store.watch(slow, slow_hints := Hints())),
+    ):
+        slow_hints.expect(slower)
+        quick = put(store, quick)
+        assert quick_hints.get(timeout=TIMEOUT) == quick
+        assert quick_hints.empty()
+        stream = store._site.watcher._streams[None]
+        until(lambda: stream._position == str(quick.order))
+
+
 def test_a_beginning_that_is_forgotten_is_a_gap(
     store: backend.Kubernetes, kubernetes: KubernetesServer
 ) -> None:
