@@ -38,6 +38,7 @@ def test_many_names_with_many_contenders(place: Place, tmp_path: Path) -> None:
         most = 0
         waiting = set(clients)
         while waiting:
+            time.sleep(0.1)
             for client in list(waiting):
                 client.order("sockets")
                 told = client.hear(120.0)

@@ -22,12 +22,12 @@ from servers import requests
 from servers.certificates import Authority
 from servers.proxy import Proxy, Splitter, Way
 
-REAL: Final = tuple(kind for kind in stores.SHARED if kind.name != "sqlite")
+REAL: Final = tuple(kind for kind in stores.SHARED if kind.served)
 
 every_place: Final = pytest.mark.parametrize(
     "place",
     [
-        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.name))
+        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.mark))
         for kind in stores._wanted(REAL)
     ],
     indirect=True,
