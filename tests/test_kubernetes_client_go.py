@@ -188,11 +188,17 @@ class Fighter:
             if time.monotonic() > self.thaws_at:
                 self.process.send_signal(signal.SIGCONT)
                 self.thaws_at = 0.0
-        elif dice.random() < 0.02:
+        elif dice.random() < 0.008:
             self.process.kill()
-        elif self.pausable and dice.random() < 0.02:
+        elif self.pausable and dice.random() < 0.01:
             self.process.send_signal(signal.SIGSTOP)
             self.thaws_at = time.monotonic() + LEASE_S * dice.uniform(0.5, 1.8)
+
+
+def resigning(dice: random.Random, longest: float) -> list[str]:
+    """Options of client-go: resign after a while, usually with a release, without which ours wait longest."""
+    release = ["--release"] if dice.random() < 0.7 else []
+    return [f"--tenure={dice.uniform(0.1, longest):.2f}s", *release]
 
 
 @pytest.mark.timeout(FIGHT_S + 120.0)
@@ -210,8 +216,8 @@ def test_an_elector_of_client_go_and_ours_never_lead_at_once(
         Fighter(lambda: ring.ours(dice.uniform(0.05, 1.5)), pausable=True),
         Fighter(lambda: ring.ours(dice.uniform(0.05, 6.0)), pausable=True),
         # A client-go that is stopped leads on when it goes on, so that these are only killed.
-        Fighter(lambda: ring.theirs(f"--tenure={dice.uniform(0.1, 1.5):.2f}s", "--release"), pausable=False),
-        Fighter(lambda: ring.theirs(f"--tenure={dice.uniform(0.1, 6.0):.2f}s"), pausable=False),
+        Fighter(lambda: ring.theirs(*resigning(dice, 1.5)), pausable=False),
+        Fighter(lambda: ring.theirs(*resigning(dice, 6.0)), pausable=False),
     ]
     end = time.monotonic() + FIGHT_S
     while time.monotonic() < end:
@@ -222,7 +228,7 @@ def test_an_elector_of_client_go_and_ours_never_lead_at_once(
     ours, theirs = len(ring.told("start", "ours")), len(ring.told("start", "theirs"))
     transitions = history.transitions()
     print(f"{ours} tenures of ours, {theirs} of client-go, {len(transitions)} transitions")
-    assert ours >= 3 and theirs >= 3
+    assert ours >= 2 and theirs >= 2
     assert len(transitions) >= ours + theirs - 2
     assert [after for _, _, after in transitions] == [before + 1 for _, before, _ in transitions]
 
