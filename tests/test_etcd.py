@@ -24,7 +24,7 @@ from leases.hub import Hub
 from leases.store import Store
 from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, in_child, put
 from leases_backends import _etcd_messages as messages
-from leases_backends._etcd_errors import Fate, fate
+from leases_backends._etcd_errors import Fate, NotExecuted, explain, fate
 from leases_backends._etcd_janitor import Janitors
 from leases_backends._etcd_wire import RANGE, Failed
 from leases_backends.etcd import Etcd, connect
@@ -291,7 +291,7 @@ def test_a_janitor_that_is_gone_is_not_named_again(server: EtcdServer, backend: 
         ("etcdserver: no leader", Fate.ELSEWHERE),
         ("failed to connect to all addresses; last error: …", Fate.ELSEWHERE),
         ("etcdserver: too many requests", Fate.VOID),
-        ("etcdserver: mvcc: database space exceeded", Fate.VOID),
+        ("etcdserver: mvcc: database space exceeded", Fate.DOUBT),
         ("etcdserver: invalid auth token", Fate.STALE),
         ("etcdserver: permission denied", Fate.DENIED),
         ("etcdserver: request timed out", Fate.DOUBT),
@@ -302,8 +302,12 @@ def test_a_janitor_that_is_gone_is_not_named_again(server: EtcdServer, backend: 
     ],
 )
 def test_only_what_is_known_not_to_be_executed_counts_as_that(said: str, means: Fate) -> None:
-    """Everything else is in doubt."""
-    assert fate(Failed("UNAVAILABLE", said)) is means
+    """Everything else is in doubt, and the error says the same."""
+    failed = Failed("UNAVAILABLE", said)
+    assert fate(failed) is means
+    surely_not = isinstance(explain(failed, "etcd://h:2379/x", "h:2379", "me", 1.0), NotExecuted)
+    assert surely_not or means in (Fate.DENIED, Fate.DOUBT)
+    assert not (surely_not and means is Fate.DOUBT)
 
 
 def test_what_is_kept_of_a_failure_keeps_no_connection() -> None:

@@ -32,7 +32,8 @@ class LeaseGone(NotExecuted):
     """It was not done because the janitor lease that it named is not there any more."""
 
 
-# What a member says instead of executing anything, by the beginning of the sentence.
+# What a member says instead of executing anything, by the beginning of the sentence. "database space
+# exceeded" is not among them: the writes that cross the quota together are executed, and refused all the same.
 _SAID: Final = {
     "etcdserver: no leader": Fate.ELSEWHERE,
     "etcdserver: not capable": Fate.ELSEWHERE,
@@ -41,7 +42,6 @@ _SAID: Final = {
     "etcdserver: revision of auth store is old": Fate.STALE,
     "etcdserver: user name is empty": Fate.STALE,
     "etcdserver: too many requests": Fate.VOID,
-    "etcdserver: mvcc: database space exceeded": Fate.VOID,
     "etcdserver: requested lease not found": Fate.VOID,
     "etcdserver: permission denied": Fate.DENIED,
     "etcdserver: authentication failed": Fate.DENIED,
@@ -91,7 +91,7 @@ def explain(failed: Failed, identity: str, endpoint: str, user: str, timeout: fl
             f"{where} has lost a lease that is to remove old records; the next write does without"
         )
     if said.startswith("etcdserver: mvcc: database space exceeded"):
-        return NotExecuted(
+        return StoreUnavailable(
             f"{where} writes nothing more, its database is full; compact it, defragment, and disarm the alarm"
         )
     if said.startswith("etcdserver: rpc not supported for learner"):
