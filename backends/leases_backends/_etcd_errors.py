@@ -33,7 +33,8 @@ class LeaseGone(NotExecuted):
 
 
 # What a member says instead of executing anything, by the beginning of the sentence. "database space
-# exceeded" is not among them: the writes that cross the quota together are executed, and refused all the same.
+# exceeded" is none of these: the writes that cross the quota together are executed, and refused all the
+# same.
 _SAID: Final = {
     "etcdserver: no leader": Fate.ELSEWHERE,
     "etcdserver: not capable": Fate.ELSEWHERE,
