@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
+from leases_backends._tcp import connected
 from leases_backends._tls import Tls
 
 MOST: Final = 12  # connections for calls at a time, watching not counted; further calls wait for one
@@ -177,6 +178,8 @@ class Line:
         if timeout <= 0:
             raise NotSent(f"{self._wire.shown}: no time was left to ask; allow more")
         connection = self._ready(until)
+        if until - time.monotonic() <= 0:
+            raise NotSent(f"{self._wire.shown}: connecting took all the time there was; allow more")
         if self._doomed:  # Asked last: whoever cuts it says so before looking for a socket to cut.
             raise NotSent(f"{self._wire.shown} was closed; connect again")
         sock = connection.sock
@@ -258,15 +261,17 @@ class Line:
         ) from trouble
 
     def _opened(self, host: str, port: int, timeout: float) -> _Connection:
-        connection = _Connection(host, port, timeout=max(timeout, _LEAST))
+        connection = _Connection(host, port, timeout=timeout)
         self._connection = connection  # From here on a `cut` or a fork finds it.
         self._used = time.monotonic()
+        until = self._used + timeout
         try:
             connection.connect()
             _keep_alive(connection.sock)
             if (tls := self._wire.tls) is not None:
                 # Read anew for every connection: certificates are renewed under running processes.
                 context = tls.context()
+                connection.sock.settimeout(_left(until))
                 connection.sock = context.wrap_socket(
                     connection.sock, server_hostname=tls.server_name or host
                 )
@@ -290,8 +295,13 @@ class _Connection(http.client.HTTPConnection):
     """Sends head and body of a request in one piece."""
 
     def __init__(self, host: str, port: int, *, timeout: float) -> None:
-        super().__init__(host, port, timeout=timeout)
+        super().__init__(host, port)
+        self._limit = timeout
         self._pieces: list[bytes] = []
+
+    def connect(self) -> None:
+        self.sock = connected(self.host, self.port, self._limit)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, data: Any) -> None:
         self._pieces.append(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -19,14 +20,23 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import ClosedPoolError, ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import (
+    ClosedPoolError,
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+)
 from urllib3.util import Timeout, make_headers
 
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases_backends._kubernetes_config import Access, Source, load
+from leases_backends._tcp import connected
 
 CONNECTIONS: Final = 16  # requests at a time, watches not counted; further ones wait for their turn
 _LONGEST: Final = 3600.0
+_LEAST: Final = 0.001  # seconds; a timeout of zero would mean not to wait at all
 SILENCE: Final = 90.0  # seconds without a word on a watch, whose server sends a bookmark every minute
 
 
@@ -316,9 +326,30 @@ class _Kept:
         super().close()  # type: ignore[misc]
 
 
+class _Bounded:
+    """What makes a connection one that is there, or not, within its timeout."""
+
+    def _new_conn(self: Any) -> socket.socket:
+        until = time.monotonic() + self.timeout
+        try:
+            opened = connected(self._dns_host.strip("[]"), self.port, self.timeout)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"connecting to {self.host} took too long") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"connecting to {self.host} failed: {error}") from error
+        for option in self.socket_options or ():
+            opened.setsockopt(*option)
+        opened.settimeout(max(until - time.monotonic(), _LEAST))  # for what TLS has to say
+        return opened
+
+
 @cache
 def _kept(base: type[Any]) -> type[Any]:
-    return type(f"Kept{base.__name__}", (_Kept, base), {})
+    # One that goes through a SOCKS proxy has a way of its own.
+    direct = base._new_conn is HTTPConnection._new_conn  # pyright: ignore[reportPrivateUsage]
+    return type(f"Kept{base.__name__}", (_Kept, _Bounded, base) if direct else (_Kept, base), {})
 
 
 def _forked() -> None:
