@@ -7,6 +7,7 @@ couriers carry. Whoever feeds the machine holds the mutex; nobody talks to a sto
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -486,6 +487,7 @@ class Tenure:
 
 def perform(backend: Backend, name: str, request: Read | Swap, timeout: float) -> Outcome | Slot | Refused:
     """One call to the store, with every way it can fail turned into an outcome."""
+    ambient = sys.exception()
     try:
         if isinstance(request, Read):
             return backend.read(name, timeout)
@@ -495,8 +497,26 @@ def perform(backend: Backend, name: str, request: Read | Swap, timeout: float) -
     except StoreError as error:
         return Unknown(error)
     except Exception as error:  # A fault of the backend: nobody can say what it did.
+        interrupt = _hidden(error, ambient)
+        if interrupt is not None:
+            raise interrupt from None
         report("the backend failed on %r", request, error)
         return Unknown(error)
+
+
+def _hidden(error: BaseException, ambient: BaseException | None) -> BaseException | None:
+    """The Ctrl-C that an error hides, which came of cleaning up after it, as in `threading.Condition.wait`.
+
+    Args:
+        error: what a backend raised.
+        ambient: what was being handled before the backend was called, and is no part of it.
+    """
+    found: BaseException | None = error
+    while found is not None and found is not ambient:
+        if not isinstance(found, Exception):
+            return found
+        found = found.__context__
+    return None
 
 
 def nothing() -> None:

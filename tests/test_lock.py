@@ -792,6 +792,33 @@ def test_ctrl_c_in_the_middle_of_a_swap(applied: bool, kind: str) -> None:
     until(lambda: leftovers(store) == [])
 
 
+@pytest.mark.parametrize("handling", [False, True])
+def test_ctrl_c_that_a_library_hides(handling: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """S26: what cleaning up after a Ctrl-C raises does not take its place; an earlier one is over."""
+    backend = Stubborn()
+
+    def hide(kind: str, name: str) -> None:
+        backend.before = lambda kind, name: None
+        try:
+            if not handling:
+                raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    backend.before = hide
+    lock = lock_on(store_on(backend), ttl=SHORT)
+    if not handling:
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire()
+        assert "the backend failed" not in caplog.text
+    else:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            lock.acquire(timeout=5).release()
+        assert "the backend failed" in caplog.text
+
+
 @every_store
 def test_answer_lost_on_the_way_is_recognised(site: Site, hands: Hands) -> None:
     """S19: the acquiring swap is applied and its reply is lost; the claim recognises its own record."""
