@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -13,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from urllib3.exceptions import NewConnectionError
 
 from leases.contract import Slot, Unknown, absent
 from leases.testing._probes import Hints, a_claim, in_child, number, put
@@ -246,6 +248,20 @@ def test_what_surely_was_not_done_is_told_from_what_nobody_knows(
         outcome = alone.swap(absent("job"), a_claim(alone, absent("job")), TIMEOUT)
         assert isinstance(outcome, Unknown) and outcome.void
         assert "cannot be reached" in str(outcome.cause)
+
+
+@pytest.mark.parametrize("other", [NewConnectionError, ssl.SSLCertVerificationError])
+def test_the_trouble_of_others_says_nothing_about_a_request(
+    far: backend.Kubernetes, proxy: Proxy, other: type[Exception]
+) -> None:
+    """A lock is often released while an error of the work goes by, which may be of the same kind as ours."""
+    slot = put(far, absent("job"))
+    try:
+        raise other.__new__(other)
+    except other:
+        proxy.silence(Way.BACK)
+        lost = far.swap(slot, a_claim(far, slot), 0.3)
+    assert isinstance(lost, Unknown) and not lost.void
 
 
 def test_a_proxy_of_the_kubeconfig_is_gone_through(

@@ -273,7 +273,10 @@ class _Renewal:
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    """The first of a kind among an error and what led to it."""
+    """The first of a kind among an error and what it was made of.
+
+    Its context is not looked at: that may be an error of our caller's, who is handling one.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, kind):
@@ -281,7 +284,7 @@ def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseExcept
         seen.add(id(error))
         reason = getattr(error, "original_error", None) or getattr(error, "reason", None)
         reason = next((one for one in (reason, *error.args) if isinstance(one, BaseException)), None)
-        error = reason or error.__cause__ or error.__context__
+        error = reason or error.__cause__
     return None
 
 
