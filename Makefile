@@ -6,6 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 ON_SERVERS := etcd or zookeeper or consul or kubernetes
+CONFORMANCE := $(patsubst %,tests/test_suite_%.py,etcd zookeeper consul kubernetes)
+# Most tests wait for something most of the time, so two of them share the time well. Those that are marked slow
+# load the machine, or measure it, and run alone.
+TWO := -n 2 --dist loadfile
 
 .PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture bench clean
 .DELETE_ON_ERROR:
@@ -34,7 +38,8 @@ servers: venv  ## get the servers of the tests: built once, some ten minutes on 
 	@PYTHONPATH=tests $(BIN)/python -m servers.clientgo
 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(TWO) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory others
 
 test-versions: venv  ## what asks for a server, against the oldest versions that we support
@@ -58,7 +63,8 @@ python-%:
 
 .PHONY: quick
 quick: $(VENV)-$(VERSION)/.installed
-	$(VENV)-$(VERSION)/bin/python -m pytest -m "not slow" -p no:cacheprovider $(PYTEST_ARGS)
+	$(VENV)-$(VERSION)/bin/python -m pytest -m "not (slow or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
+	$(VENV)-$(VERSION)/bin/python -m pytest -m "not slow" $(CONFORMANCE) $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml .ci/venv
 	sh .ci/venv "$(PYTHON)" $(VENV)-$(VERSION) suite

@@ -231,8 +231,9 @@ def sent(claim: Claim) -> float:
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark every test that asks for a server by the server's name, so that `-m` selects those too."""
+    """Mark every test that asks for a server, and every test in a file about one, by the server's name."""
     names = {kind.name for kind in STORES}
     for item in items:
-        for name in names & set(getattr(item, "fixturenames", ())):
+        asked = set(getattr(item, "fixturenames", ())) | set(item.path.stem.split("_"))
+        for name in names & asked:
             item.add_marker(name)

@@ -450,6 +450,7 @@ def test_an_examination_of_nobody_is_a_finding() -> None:
     assert (found.subject, found.verdict) == ("reach", Verdict.BAD)
 
 
+@pytest.mark.slow
 def test_the_messages_are_what_the_proto_says() -> None:
     """What protoc makes of _etcd.proto now is what was committed."""
     assert etcd_stubs.make() == tuple(path.read_text(encoding="utf-8") for path in etcd_stubs.STUBS)
