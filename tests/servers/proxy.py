@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 CHUNK: Final = 65536
 CHUNKS_HELD: Final = 64  # past that the proxy stops reading, and the sender's own window fills up
 ANSWER_S: Final = 10.0
+GOODBYE_S: Final = 1.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -261,6 +262,10 @@ class _Link:
         self._pumps = [asyncio.create_task(self._pump(*way)) for way in ways]
         await asyncio.gather(*self._pumps, return_exceptions=True)
         self.end(reset=False)
+        for writer in self._writers:  # TLS says goodbye and waits for the other's, which may never come.
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.wait_closed(), GOODBYE_S)
+        self.end(reset=True)
 
     def end(self, *, reset: bool) -> None:
         """Close both sides; what is held is lost."""
@@ -269,7 +274,7 @@ class _Link:
         for writer in self._writers:
             if reset:
                 _reset(writer)
-            else:
+            elif not writer.is_closing():  # Closed a second time, a TLS transport cannot be reset any more.
                 writer.close()
 
     async def _pump(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
