@@ -25,8 +25,8 @@ FIRST = {"etcd": 1, "consul": 1, "zookeeper": 2, "kubernetes": 2}
 LONG_TTL = 60.0  # renewed every 20 s: what is counted here is over before
 IDLE_SECONDS = 3.0
 SETTLE_SECONDS = 0.5
-# Until the waiter has been in and out: a swap and a release, after an event that may bring no record.
-MOST_TO_HAND_OVER = {"etcd": 2, "consul": 4, "zookeeper": 4, "kubernetes": 3}
+# Until the waiter has been in and out: a swap, a release, the end of a watch, and perhaps a read.
+MOST_TO_HAND_OVER = {"etcd": 3, "consul": 4, "zookeeper": 4, "kubernetes": 3}
 ANSWER_SECONDS = 0.05  # what is sent in one go is sent before the first answer to it
 GRANT = "Lease/LeaseGrant"
 
@@ -117,7 +117,9 @@ def test_renewals_by_time_take_one_round_trip_each(place: Place, counted: Counte
             time.sleep(0.01)
         sent = counted.since(before)
     grants = sent.pop(GRANT, 0)
-    assert sent.total() == len(deadlines) - 1 >= seconds / ttl, sent
+    renewals = len(deadlines) - 1
+    assert renewals >= seconds / ttl
+    assert sent.total() - renewals in (0, 1), sent  # one may be under way
     assert grants <= 1
 
 
