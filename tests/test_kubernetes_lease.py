@@ -200,6 +200,18 @@ def test_a_release_that_empties_a_live_lease_frees_nothing(cluster: Cluster) -> 
     assert cluster.whole["spec"]["leaseTransitions"] == 0
 
 
+@pytest.mark.parametrize("spec", [{}, {"holderIdentity": ""}, {"leaseDurationSeconds": 1}])
+def test_a_spec_that_somebody_has_emptied_altogether_frees_nothing(
+    cluster: Cluster, spec: dict[str, object]
+) -> None:
+    """It does not say that anybody held after us, whose work may go on."""
+    cluster.elect(holderIdentity="ctl-1", leaseDurationSeconds=15, leaseTransitions=3)
+    mine = claim()
+    assert cluster.swap(cluster.read(), mine).held
+    cluster.whole["spec"] = spec
+    assert cluster.put(cluster.whole).claim == mine
+
+
 def test_an_edited_label_is_nobody_s_write(cluster: Cluster) -> None:
     """The claim is the same, at another version (S71)."""
     slot = cluster.swap(absent(NAME), claim())

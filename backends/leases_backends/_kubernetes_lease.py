@@ -94,7 +94,8 @@ def slot_of(name: str, whole: Mapping[str, Any], foreign_wait: float) -> Slot:
 def _was_emptied(spec: Mapping[str, Any], history: Claim, annotations: Mapping[str, str]) -> bool:
     """Whether an elector that held before us has released what we hold now: its write names no version.
 
-    It leaves the number of transitions as we wrote it. Had anybody held after us, it would be another.
+    It leaves the number of transitions as we wrote it. Had anybody held after us, it would be another; where
+    there is none any more, nobody knows.
     """
     if spec.get("holderIdentity") or not history.held:
         return False
@@ -102,7 +103,7 @@ def _was_emptied(spec: Mapping[str, Any], history: Claim, annotations: Mapping[s
         written = json.loads(annotations[SPEC])["leaseTransitions"]
     except (KeyError, TypeError, ValueError):
         return True
-    return bool(spec.get("leaseTransitions", 0) == written)
+    return spec.get("leaseTransitions") in (None, written)
 
 
 def _of_another(name: str, spec: Mapping[str, Any], history: Claim | None, foreign_wait: float) -> Claim:
