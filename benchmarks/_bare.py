@@ -82,7 +82,7 @@ class Etcd(Bare):
     """Txn on the key's MOD, with a put or a delete; a watch from the revision after the one seen."""
 
     def __init__(self, address: str) -> None:
-        import grpc
+        import grpc  # type: ignore[import-untyped] # It ships without types.
 
         from leases_backends import _etcd_messages as messages
 
@@ -95,7 +95,10 @@ class Etcd(Bare):
         )
 
     def _unary(self, method: str, answer: Any) -> Callable[..., Any]:
-        return self._channel.unary_unary(f"/etcdserverpb.{method}", _serialized, answer.FromString)
+        call: Callable[..., Any] = self._channel.unary_unary(
+            f"/etcdserverpb.{method}", _serialized, answer.FromString
+        )
+        return call
 
     def look(self, name: str) -> tuple[bool, Any]:
         found = self._range(self._pb.RangeRequest(key=self._key(name)), timeout=PATIENCE).kvs
