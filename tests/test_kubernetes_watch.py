@@ -17,9 +17,10 @@ import pytest
 from urllib3.exceptions import NewConnectionError
 
 from leases.contract import Slot, Unknown, absent
+from leases.errors import StoreDenied
 from leases.testing._probes import Hints, a_claim, in_child, number, put
 from leases_backends import kubernetes as backend
-from leases_backends._kubernetes_client import _open
+from leases_backends._kubernetes_client import Answer, _open
 from leases_backends._kubernetes_watch import _LINGER
 from servers.kubernetes import KubernetesServer, own
 from servers.proxy import Proxy, Way
@@ -169,6 +170,19 @@ def test_a_beginning_that_is_forgotten_is_a_gap(
         with closing(store.watch(Slot("other", None, order=old.order, floor=0), others := Hints())):
             assert others.get(timeout=TIMEOUT) is None
             others.expect(put(store, absent("other")))
+        hints.expect(put(store, slot))
+
+
+def test_what_was_allowed_once_and_is_refused_is_tried_again(store: backend.Kubernetes) -> None:
+    """An API server refuses everybody for a moment after its start: one stream goes on for all."""
+    slots = [put(store, absent(name)) for name in ("one", "two")]
+    with closing(store.watch(slots[0], Hints())), closing(store.watch(slots[1], hints := Hints())):
+        hints.expect(slot := put(store, slots[1]))
+        until(lambda: streams(store) == {None})
+        refusal = Answer(403, {"message": 'User "me" cannot watch resource "leases"'}, {})
+        with pytest.raises(StoreDenied):
+            store._site.watcher._streams[None]._refused(refusal)
+        assert streams(store) == {None}
         hints.expect(put(store, slot))
 
 

@@ -81,6 +81,7 @@ class Watcher:
         self._streams: dict[str | None, Stream] = {}  # by name; the one of all names is None's
         self._warned = False
         self._narrow = False  # only named objects may be watched
+        self.wide = False  # the whole namespace was watched once, so that we may
         self._empty_since = 0.0
 
     def add(self, seen: Slot, notify: Notify, user: object) -> Watch:
@@ -266,6 +267,7 @@ class Stream:
                 self._response = response
             if response.status != 200:
                 self._refused(Answer(response.status, parsed(response.data), {}))
+            self._watcher.wide = self._watcher.wide or self.name is None
             for event in _events(response):
                 self._take(event)
                 if not self._watcher.still_wanted(self):
@@ -327,7 +329,8 @@ class Stream:
         """
         watcher = self._watcher
         error = trouble(answer, "watch", watcher.namespace, watcher.client.shown)
-        if self.name is None and lacks(answer):
+        # An API server that has just started refuses everybody, until it has read who may do what.
+        if self.name is None and lacks(answer) and not watcher.wide:
             watcher.narrow()
         elif answer.status == 403:
             watcher.warn(error)
