@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from urllib3.exceptions import NewConnectionError
 
-from leases.contract import Slot, Unknown, absent
+from leases.contract import Applied, Slot, Unknown, absent
 from leases.errors import StoreDenied
 from leases.testing._probes import Hints, a_claim, in_child, number, put
 from leases_backends import kubernetes as backend
 from leases_backends._kubernetes_client import Answer, _open
+from leases_backends._kubernetes_site import Grants
 from leases_backends._kubernetes_watch import _LINGER
 from servers.kubernetes import KubernetesServer, own
 from servers.proxy import Proxy, Way
@@ -328,3 +329,34 @@ def tunnel() -> Generator[tuple[int, list[bytes]]]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(TIMEOUT)
+
+
+def test_a_verb_that_was_allowed_is_not_forbidden_by_a_server_that_has_just_started() -> None:
+    """For ten seconds such a refusal is no answer; later, or for what never was allowed, it is one."""
+    grants = Grants()
+    assert not grants.may_come_back("update", "job", 0.0)
+    grants.allow("update", "job")
+    assert grants.may_come_back("update", "job", 5.0) and grants.may_come_back("update", "job", 14.0)
+    assert not grants.may_come_back("update", "job", 15.5)
+    assert not grants.may_come_back("update", "other", 6.0)
+    grants.allow("update", "job")
+    assert grants.may_come_back("update", "job", 100.0)
+
+
+def test_a_refusal_just_after_a_start_ends_no_waiting(
+    store: backend.Kubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done before is void for the moment; what never was is denied, with the missing verb."""
+    store._site.grants = Grants()
+    slot = put(store, absent("job"))
+    refusal = Answer(403, {"message": 'User "me" cannot update resource "leases"'}, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(store._site.client, "call", lambda *_: refusal)
+        with pytest.raises(StoreDenied, match="'update' is missing"):
+            store.swap(slot, None, 5.0)
+    released = store.swap(slot, None, 5.0)
+    assert isinstance(released, Applied)
+    with monkeypatch.context() as patched:
+        patched.setattr(store._site.client, "call", lambda *_: refusal)
+        found = store.swap(released.slot, a_claim(store, released.slot), 5.0)
+    assert isinstance(found, Unknown) and found.void and "just started" in str(found.cause)

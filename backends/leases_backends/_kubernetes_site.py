@@ -14,7 +14,35 @@ from leases_backends._kubernetes_lease import GROUP
 from leases_backends._kubernetes_watch import Watcher
 
 _REMEMBERED: Final = 4096
+_SETTLES: Final = 10.0  # seconds in which an API server that has started knows what it allows
 _NAMESPACE: Final = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class Grants:
+    """What has been allowed here.
+
+    An API server that has just started forbids everything until it has read its rules, a moment later. So
+    what has been allowed is not taken for forbidden before it has been refused for longer than that.
+    """
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[str, str], float | None] = {}  # since when; None while it is allowed
+
+    def allow(self, verb: str, name: str = "") -> None:
+        """Note that a request was executed; a Role may allow it for some objects alone."""
+        if len(self._refused) >= _REMEMBERED:
+            self._refused.clear()
+        self._refused[verb, name] = None
+
+    def may_come_back(self, verb: str, name: str, now: float) -> bool:
+        """Whether a refusal at this instant may be one of a server that has just started."""
+        what = verb, name
+        if what not in self._refused:
+            return False
+        since = self._refused[what]
+        if since is None:
+            since = self._refused[what] = now
+        return now - since < _SETTLES
 
 
 class Site:
@@ -40,6 +68,7 @@ class Site:
         self.path = f"/apis/{GROUP}/v1/namespaces/{self.namespace}/leases"
         self.watcher = Watcher(self.client, self.path, self.namespace, foreign_wait)
         self.users: set[object] = set()
+        self.grants = Grants()
         self.seen: set[str] = set()  # the locks that have had an object, as far as this process remembers
 
     def see(self, name: str) -> None:

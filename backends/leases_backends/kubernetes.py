@@ -41,7 +41,7 @@ from leases.contract import (
 from leases.errors import ConfigurationError, RecordRefused, StoreError, StoreUnavailable
 from leases.record import Claim, encode
 from leases.urls import shown
-from leases_backends._kubernetes_answers import trouble
+from leases_backends._kubernetes_answers import lacks, trouble
 from leases_backends._kubernetes_client import Answer, NoAnswer
 from leases_backends._kubernetes_config import source
 from leases_backends._kubernetes_examine import examine
@@ -124,10 +124,11 @@ class Kubernetes(Backend):
         if name in site.seen:
             answer = site.client.call("GET", f"{site.path}/{called}", timeout)
             if answer.status == 200:
+                site.grants.allow("get", name)
                 with _understood(site):
                     return slot_of(name, answer.body, site.foreign_wait)
             if answer.status != 404:
-                raise trouble(answer, "get", site.namespace, site.client.shown)
+                raise _trouble(site, answer, "get", name)
         answer = self._list({"fieldSelector": f"metadata.name={called}"}, until - time.monotonic())
         with _understood(site):
             for whole in answer.body["items"]:
@@ -148,6 +149,7 @@ class Kubernetes(Backend):
         try:
             answer = site.client.call(method, path, timeout, whole)
             if answer.status in (200, 201):
+                site.grants.allow(verb, seen.name)
                 site.see(seen.name)
                 with _understood(site):
                     return Applied(slot_of(seen.name, answer.body, site.foreign_wait))
@@ -155,7 +157,7 @@ class Kubernetes(Backend):
             if answer.status == 409 or (answer.status == 404 and not creates):
                 site.see(seen.name)
                 return self._conflict(seen.name, until)
-            raise trouble(answer, verb, site.namespace, site.client.shown)
+            raise _trouble(site, answer, verb, seen.name)
         except NoAnswer as error:
             return Unknown(error, void=error.void)
 
@@ -188,7 +190,7 @@ class Kubernetes(Backend):
             if answer.status in (404, 409):
                 return Conflict()
             if answer.status not in (200, 202):
-                raise trouble(answer, "delete", site.namespace, site.client.shown)
+                raise _trouble(site, answer, "delete")
         except NoAnswer as error:
             return Unknown(error, void=error.void)
         return Applied(Slot(seen.name, None, order=seen.order, floor=seen.floor))
@@ -213,7 +215,8 @@ class Kubernetes(Backend):
         site = self._open()
         answer = site.client.call("GET", f"{site.path}?{urlencode(query)}", timeout)
         if answer.status != 200:
-            raise trouble(answer, "list", site.namespace, site.client.shown)
+            raise _trouble(site, answer, "list", query.get("fieldSelector", ""))
+        site.grants.allow("list", query.get("fieldSelector", ""))
         return answer
 
     def _conflict(self, name: str, until: float) -> Conflict:
@@ -230,6 +233,16 @@ class Kubernetes(Backend):
             return slot_of(name, whole, self._site.foreign_wait)
         except RecordRefused as refused:
             return refused
+
+
+def _trouble(site: Site, answer: Answer, verb: str, name: str = "") -> StoreError:
+    """The error for an answer; one that says "not allowed" may be that of a server that has just started."""
+    if lacks(answer) and site.grants.may_come_back(verb, name, time.monotonic()):
+        return NoAnswer(
+            f"{site.client.shown} forbids what it has allowed ({answer.message}); has it just started?",
+            void=True,
+        )
+    return trouble(answer, verb, site.namespace, site.client.shown)
 
 
 @contextlib.contextmanager
