@@ -142,7 +142,7 @@ def test_the_end_closes_all_threads_and_sockets(alone: Any) -> None:
     watch = backend.watch(put(backend, absent("job")), Hints())
     assert connections(alone.nodes[0]) == clients + 1
     backend.close()
-    assert threading.active_count() == before and connections(alone.nodes[0]) == clients
+    assert threading.active_count() <= before and connections(alone.nodes[0]) == clients
     watch.close()
 
 
@@ -159,14 +159,14 @@ def test_a_silent_server_does_not_keep_a_process_from_ending(
         proxy.silence(Way.BACK)
         began = time.monotonic()
         backend.close()
-        assert time.monotonic() - began < LONG / 2 and threading.active_count() == threads
+        assert time.monotonic() - began < LONG / 2 and threading.active_count() <= threads
         again = connect(f"zookeeper://{proxy.at}/silent")
         with pytest.raises(StoreUnavailable):
             again.read("job", 0.1)
         began = time.monotonic()
         again.close()
-        assert time.monotonic() - began < LONG and threading.active_count() == threads
-    assert threading.active_count() == before
+        assert time.monotonic() - began < LONG and threading.active_count() <= threads
+    assert threading.active_count() <= before
 
 
 # Forks.
