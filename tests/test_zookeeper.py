@@ -295,6 +295,13 @@ def test_what_was_never_sent_is_void(use: Callable[[str], Zookeeper]) -> None:
     assert time.monotonic() - began < LONG
 
 
+def _read_after_a_cut(backend: Zookeeper) -> Slot:
+    """What stands there; the first to ask may be who finds out that the connection has been cut."""
+    with suppress(StoreUnavailable):
+        backend.read("job", LONG)
+    return backend.read("job", LONG)
+
+
 def test_what_was_sent_and_not_answered_is_unknown(
     zookeeper: Shared, use: Callable[[str], Zookeeper], url: str
 ) -> None:
@@ -309,7 +316,7 @@ def test_what_was_sent_and_not_answered_is_unknown(
         assert other.read("job", LONG).claim == claim
         proxy.cut()
         proxy.heal()
-        assert backend.read("job", LONG).claim == claim
+        assert _read_after_a_cut(backend).claim == claim
 
 
 def test_a_lost_connection_makes_it_unknown_at_once(
@@ -352,7 +359,7 @@ def test_a_silent_connection_is_given_up(
             assert time.monotonic() < until
         proxy.cut()
         proxy.heal()
-        assert backend.read("job", LONG).held
+        assert _read_after_a_cut(backend).held
 
 
 def test_a_lock_held_over_a_connection_that_breaks_goes_on(zookeeper: Shared, url: str) -> None:
