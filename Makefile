@@ -40,7 +40,7 @@ servers: venv  ## get the servers of the tests: built once, some ten minutes on 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
 	$(BIN)/python -m pytest -m "not slow" $(TWO) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
-	@$(MAKE) --no-print-directory others
+	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),-O) others
 
 test-versions: venv  ## what asks for a server, against the oldest versions that we support
 	@LEASES_VERSIONS=old PYTHONPATH=tests $(BIN)/python -m servers.get --insist
