@@ -20,6 +20,12 @@ from leases import Lock, Store
 from leases_backends.sqlite import connect as sqlite
 from stubborn import leftovers, memory, store_on, until
 
+# A file that is struck between its opening and its `with` is closed by Python, which warns of it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
 TTL = 0.4
 
 # Where the library's code is, and that of the standard library which it needs while it holds a mutex.
@@ -131,7 +137,6 @@ def test_ctrl_c_at_some_instructions(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file, cut short in open()
 @pytest.mark.parametrize("kind", ["memory", "zookeeper", "sqlite"])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_ctrl_c_at_every_instruction(
