@@ -21,6 +21,7 @@ from leases.contract import Notify, Slot
 from leases.errors import RecordRefused, StoreError, StoreUnavailable
 from leases_backends._consul_http import Answer, Line, NotSent
 from leases_backends._consul_kv import Entry, Space
+from leases_backends._watches import Listener, Watchers
 
 ALONE: Final = 4  # names that have a question of their own
 WAIT: Final = 300  # seconds for which the server may keep silent; it adds up to a sixteenth
@@ -33,15 +34,12 @@ _IDLE_CROWD: Final = (0.002, 0.02)
 _SHARE: Final = 4.0  # the crowd's question rests for so many times what its answer cost
 
 
-class Watch:
+class Watch(Listener):
     """Hints of one name to one listener."""
 
     def __init__(self, watcher: Watcher, seen: Slot, notify: Notify, user: object) -> None:
-        self.name: Final = seen.name
-        self.user: Final = user
+        super().__init__(watcher, seen, notify, user)
         self._seen = seen
-        self._notify: Notify | None = notify
-        self._watcher = watcher
 
     def tell(self, slot: Slot | None) -> None:
         """Pass on what stands there, unless it is known or older; None: what is not ours, or not known."""
@@ -54,12 +52,8 @@ class Watch:
             self._seen = slot
         notify(slot)
 
-    def close(self) -> None:
-        self._notify = None
-        self._watcher.discard(self)
 
-
-class Watcher:
+class Watcher(Watchers[Watch]):
     """All who wait in this process for keys of one URL."""
 
     def __init__(self, space: Space) -> None:
@@ -68,8 +62,7 @@ class Watcher:
 
     def forked(self) -> None:
         """In the child of a fork, and at the beginning: nobody waits, and no thread runs."""
-        self._mutex = threading.Lock()
-        self._watches: dict[str, set[Watch]] = {}
+        self._nobody()
         self._alone: dict[str, _Alone] = {}
         self._crowd: _Crowd | None = None
         self._crowded: set[str] = set()
@@ -83,7 +76,7 @@ class Watcher:
         watch = Watch(self, seen, notify, user)
         try:
             with self._mutex:
-                self._watches.setdefault(seen.name, set()).add(watch)
+                self._insert(watch)
                 known = self._listener(seen).joined(seen)
         except BaseException:
             watch.close()
@@ -92,21 +85,11 @@ class Watcher:
             watch.tell(known)
         return watch
 
-    def discard(self, watch: Watch) -> None:
+    def discard(self, watch: Listener) -> None:
         """Tell it nothing more. The question stays open until it is answered: who waits often comes again."""
         with self._mutex:
-            others = self._watches.get(watch.name, set())
-            others.discard(watch)
-            if not others:
-                self._watches.pop(watch.name, None)
+            if self._remove(watch):
                 self._crowded.discard(watch.name)
-
-    def forget(self, user: object) -> None:
-        """Close all watches of a user."""
-        with self._mutex:
-            watches = [watch for group in self._watches.values() for watch in group if watch.user is user]
-        for watch in watches:
-            watch.close()
 
     def close(self) -> None:
         """End all questions, once there are no users."""
@@ -121,9 +104,7 @@ class Watcher:
 
     def tell(self, name: str, slot: Slot | None) -> None:
         """Tell all who wait for a name what stands there."""
-        with self._mutex:
-            watches = tuple(self._watches.get(name, ()))
-        for watch in watches:
+        for watch in self._waiting(name):
             watch.tell(slot)
 
     # The mutex is held in what follows.

@@ -29,6 +29,7 @@ from leases_backends._kubernetes_answers import lacks, trouble
 from leases_backends._kubernetes_client import Answer, Client, parsed
 from leases_backends._kubernetes_lease import NAME, missing, order_of, slot_of
 from leases_backends._kubernetes_names import lock_name, object_name
+from leases_backends._watches import Listener, Watchers
 
 MOST: Final = 16
 _PATIENCE: Final = 10.0  # seconds for the head of an answer
@@ -38,16 +39,13 @@ _PAUSES: Final = (0.05, 10.0)  # seconds between attempts: the first and the lon
 _GONE: Final = 410
 
 
-class Watch:
+class Watch(Listener):
     """Hints of one name to one listener."""
 
     def __init__(self, watcher: Watcher, seen: Slot, notify: Notify, user: object) -> None:
-        self.name: Final = seen.name
-        self.user: Final = user
+        super().__init__(watcher, seen, notify, user)
         self.order = seen.order
         self._version: object = seen.version
-        self._notify: Notify | None = notify
-        self._watcher = watcher
 
     def tell(self, slot: Slot | None, order: int | None) -> None:
         """Pass on what stands there, or that somebody should look, unless it is known or older."""
@@ -60,12 +58,8 @@ class Watch:
         self._version = slot.version if slot is not None else self  # which equals no version
         notify(slot)
 
-    def close(self) -> None:
-        self._notify = None
-        self._watcher.discard(self)
 
-
-class Watcher:
+class Watcher(Watchers[Watch]):
     """All who wait in this process for names in one namespace.
 
     Args:
@@ -75,9 +69,8 @@ class Watcher:
     """
 
     def __init__(self, client: Client, path: str, namespace: str, foreign_wait: float) -> None:
+        self._nobody()
         self.client, self.path, self.namespace, self.foreign_wait = client, path, namespace, foreign_wait
-        self._mutex = threading.Lock()
-        self._watches: dict[str, set[Watch]] = {}
         self._streams: dict[str | None, Stream] = {}  # by name; the one of all names is None's
         self._warned = False
         self._narrow = False  # only named objects may be watched
@@ -88,7 +81,7 @@ class Watcher:
         """Tell of every change to a name since it was seen, until closed, or until the user is forgotten."""
         watch = Watch(self, seen, notify, user)
         with self._mutex:
-            self._watches.setdefault(seen.name, set()).add(watch)
+            self._insert(watch)
             self._arrange()
             stream = self._streams.get(seen.name) or self._streams.get(None)
             missed = stream is not None and not stream.covers(seen.name, seen.order)
@@ -96,24 +89,14 @@ class Watcher:
             watch.tell(None, None)
         return watch
 
-    def discard(self, watch: Watch) -> None:
+    def discard(self, watch: Listener) -> None:
         """Tell it nothing more."""
         with self._mutex:
-            others = self._watches.get(watch.name, set())
-            others.discard(watch)
-            if not others:
-                self._watches.pop(watch.name, None)
+            self._remove(watch)
             if not self._watches:
                 self._empty_since = time.monotonic()
             elif self._narrow:
                 self._arrange()
-
-    def forget(self, user: object) -> None:
-        """Close all watches of a user."""
-        with self._mutex:
-            watches = [watch for group in self._watches.values() for watch in group if watch.user is user]
-        for watch in watches:
-            watch.close()
 
     def close(self) -> None:
         """End all streams, and wait for their threads."""
@@ -126,7 +109,8 @@ class Watcher:
 
     def forked(self) -> None:
         """In the child of a fork: nobody waits, and no thread runs."""
-        self._mutex, self._watches, self._streams = threading.Lock(), {}, {}
+        self._nobody()
+        self._streams = {}
 
     # For the streams.
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from leases.contract import Notify, Slot
 from leases.errors import RecordRefused, StoreError
 from leases_backends._sqlite_file import File, Row
+from leases_backends._watches import Listener, Watchers
 
 SAFETY: Final = 1.0  # seconds between looks while nothing is heard: a hint may be lost, waiting must end
 _TICK: Final = 0.015  # the same where nothing can be heard
@@ -25,15 +26,12 @@ _LATER: Final = 0.02  # and if it was not
 _PATIENCE: Final = 0.5  # seconds for which a look may wait for the file
 
 
-class Watch:
+class Watch(Listener):
     """Hints of one name to one listener, by the thread that looks or by one of ours that writes."""
 
     def __init__(self, watcher: Watcher, seen: Slot, notify: Notify, user: object) -> None:
-        self.name: Final = seen.name
-        self.user: Final = user
+        super().__init__(watcher, seen, notify, user)
         self._version = seen.version
-        self._notify: Notify | None = notify
-        self._watcher = watcher
 
     def tell(self, row: Row) -> None:
         """Pass on what stands there, unless it is known."""
@@ -47,18 +45,13 @@ class Watch:
             slot = None
         notify(slot)
 
-    def close(self) -> None:
-        self._notify = None
-        self._watcher.discard(self)
 
-
-class Watcher:
+class Watcher(Watchers[Watch]):
     """All who wait in this process for names in one file."""
 
     def __init__(self, file: File) -> None:
+        self._nobody()
         self._file: Final = file
-        self._mutex = threading.Lock()
-        self._watches: dict[str, set[Watch]] = {}
         self._bell: _Bell | None = None
         self._running = False
         self._fresh = False  # somebody came who knows less than the last look
@@ -68,7 +61,7 @@ class Watcher:
         """Tell of every change to a name since it was seen, until closed, or until the user is forgotten."""
         watch = Watch(self, seen, notify, user)
         with self._mutex:
-            self._watches.setdefault(seen.name, set()).add(watch)
+            self._insert(watch)
             self._fresh = True
             if not self._running:
                 threading.Thread(target=self._listen, name="leases-sqlite-watch", daemon=True).start()
@@ -77,20 +70,12 @@ class Watcher:
                 self._bell.ring()
         return watch
 
-    def discard(self, watch: Watch) -> None:
-        """Tell it nothing more. The thread stays for a second: who waits for a lock often comes again."""
-        with self._mutex:
-            others = self._watches.get(watch.name, set())
-            others.discard(watch)
-            if not others:
-                self._watches.pop(watch.name, None)
-
     def forget(self, user: object) -> None:
-        """Close all watches of a user; with the last the thread ends at once."""
-        with self._mutex:
-            watches = [watch for group in self._watches.values() for watch in group if watch.user is user]
-        for watch in watches:
-            watch.close()
+        """Close all watches of a user; with the last the thread ends at once.
+
+        It stays for a second after the last is closed otherwise: who waits for a lock often comes again.
+        """
+        super().forget(user)
         with self._mutex:
             if self._bell is not None and not self._watches:
                 self._bell.ring()
@@ -98,17 +83,15 @@ class Watcher:
     def written(self, name: str, row: Row) -> None:
         """Tell those of this process at once of a write by this process."""
         if name in self._watches:
-            with self._mutex:
-                watches = tuple(self._watches.get(name, ()))
-            for watch in watches:
+            for watch in self._waiting(name):
                 watch.tell(row)
 
     def forked(self) -> None:
         """In the child of a fork: nobody waits, and no thread runs."""
         if self._bell is not None:
             self._bell.close()
-        self._mutex, self._watches, self._bell = threading.Lock(), {}, None
-        self._running, self._fresh, self._last = False, False, -1
+        self._nobody()
+        self._bell, self._running, self._fresh, self._last = None, False, False, -1
 
     def _listen(self) -> None:
         bell, heard = _bell(self._file.path), True

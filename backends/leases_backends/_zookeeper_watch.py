@@ -7,16 +7,16 @@ on the next all are set again, and what has changed meanwhile shows.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from kazoo.exceptions import NoNodeError
 from kazoo.protocol.states import EventType
 
 from leases.contract import Notify, Slot
 from leases.errors import RecordRefused
+from leases_backends._watches import Listener, Watchers
 from leases_backends._zookeeper_nodes import Node
 
 
@@ -25,16 +25,12 @@ class _Session(Protocol):
     def client_now(self) -> Any: ...
 
 
-class Watch:
+class Watch(Listener):
     """Hints of one name to one listener, in a thread of the client's."""
 
     def __init__(self, watcher: Watcher, path: str, seen: Slot, notify: Notify, user: object) -> None:
-        self.path: Final = path
-        self.user: Final = user
-        self.name: Final = seen.name
+        super().__init__(watcher, seen, notify, user, path)
         self._version: Hashable = seen.version
-        self._notify: Notify | None = notify
-        self._watcher = watcher
 
     def tell(self, node: Node | None) -> None:
         """Pass on what stands there, unless it is known."""
@@ -50,12 +46,8 @@ class Watch:
                 slot = None
         notify(slot)
 
-    def close(self) -> None:
-        self._notify = None
-        self._watcher.discard(self)
 
-
-class Watcher:
+class Watcher(Watchers[Watch]):
     """All who wait in this process for records that one session reaches."""
 
     def __init__(self, session: _Session) -> None:
@@ -63,28 +55,16 @@ class Watcher:
         self.forked()
 
     def add(self, path: str, seen: Slot, notify: Notify, user: object) -> Watch:
-        """Tell of every change to a record since it was seen, until the watch or its user is closed."""
+        """Tell of every change to a record since it was seen, until the watch or its user is closed.
+
+        The server's own watch stays until the next change after that, and is not set again.
+        """
         watch = Watch(self, path, seen, notify, user)
         with self._mutex:
-            self._watches.setdefault(path, set()).add(watch)
+            self._insert(watch)
         self._session.begin()
         self._set(path)
         return watch
-
-    def discard(self, watch: Watch) -> None:
-        """Tell it nothing more. The server's watch stays until the next change, and is not set again."""
-        with self._mutex:
-            others = self._watches.get(watch.path, set())
-            others.discard(watch)
-            if not others:
-                self._watches.pop(watch.path, None)
-
-    def forget(self, user: object) -> None:
-        """Close all watches of a user."""
-        with self._mutex:
-            watches = [watch for group in self._watches.values() for watch in group if watch.user is user]
-        for watch in watches:
-            watch.close()
 
     def connected(self) -> None:
         """There is a connection, which knows of no watch yet."""
@@ -95,8 +75,7 @@ class Watcher:
 
     def forked(self) -> None:
         """In the child of a fork: nobody waits."""
-        self._mutex = threading.Lock()
-        self._watches: dict[str, set[Watch]] = {}
+        self._nobody()
         # One function for each path, because kazoo keeps one watch for each function.
         self._heard: dict[str, Any] = {}
 
@@ -137,7 +116,5 @@ class Watcher:
             self._set(path)  # It came between the two questions.
 
     def _tell(self, path: str, node: Node | None) -> None:
-        with self._mutex:
-            watches = tuple(self._watches.get(path, ()))
-        for watch in watches:
+        for watch in self._waiting(path):
             watch.tell(node)
