@@ -35,7 +35,7 @@ from leases.contract import Backend
 from leases.record import Claim
 from leases.registry import open_backend
 from leases.store import Store
-from servers.process import Node
+from servers.process import Node, frozen
 from stubborn import Stubborn, fresh_url
 
 VARIABLE: Final = "LEASES_STORES"
@@ -112,13 +112,8 @@ class Site:
         nodes: Sequence[Node] = getattr(self._server, "nodes", ())
         if not nodes:
             pytest.skip("this server is no process of ours, and cannot be stopped")
-        try:
-            for node in nodes:
-                node.freeze()
+        with frozen(nodes):
             yield
-        finally:
-            for node in nodes:
-                node.thaw()
 
     def close(self) -> None:
         """Close whatever was opened here, by its URL too."""

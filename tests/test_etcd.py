@@ -30,6 +30,7 @@ from leases_backends._etcd_wire import RANGE, Failed
 from leases_backends.etcd import Etcd, connect
 from servers.etcd import EtcdServer
 from servers.fixtures import launched
+from servers.process import frozen
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +193,8 @@ def test_a_cluster_is_used_by_way_of_the_members_that_live() -> None:
         other.kill()
         slot = _swap_until_applied(backend, slot.name)
         other.start()
-        leader.freeze()
-        try:
+        with frozen([leader]):
             later = _swap_until_applied(backend, slot.name)
-        finally:
-            leader.thaw()
         assert later.token > slot.token
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -16,6 +16,7 @@ from leases_backends._consul_kv import spelt
 from leases_backends._url import address
 from servers.consul import ConsulServer
 from servers.fixtures import Shared, launched
+from servers.process import frozen
 
 
 class ConsulSuite(BackendSuite):
@@ -62,15 +63,4 @@ class TestClusterOfThree(ConsulSuite):
     @pytest.fixture
     def cut_off(self, cluster: ConsulServer) -> Callable[[], AbstractContextManager[object]]:
         """Most of the servers stand still: the one that is asked cannot have anything written."""
-
-        @contextlib.contextmanager
-        def most_frozen() -> Generator[None]:
-            for node in cluster.nodes[1:]:
-                node.freeze()
-            try:
-                yield
-            finally:
-                for node in cluster.nodes[1:]:
-                    node.thaw()
-
-        return most_frozen
+        return lambda: frozen(cluster.nodes[1:])

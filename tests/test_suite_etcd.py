@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -16,6 +16,7 @@ from leases_backends._etcd_wire import Rpc
 from leases_backends.etcd import connect as connect_etcd
 from servers.etcd import EtcdServer
 from servers.fixtures import Shared, launched
+from servers.process import frozen
 
 PUT = Rpc("/etcdserverpb.KV/Put", messages.PutRequest, messages.RangeResponse)
 
@@ -70,15 +71,4 @@ class TestClusterOfThree(EtcdSuite):
     @pytest.fixture
     def cut_off(self, cluster: EtcdServer) -> Callable[[], AbstractContextManager[object]]:
         """Most of the members stand still: whichever is asked cannot have anything written."""
-
-        @contextlib.contextmanager
-        def most_frozen() -> Generator[None]:
-            for node in cluster.nodes[1:]:
-                node.freeze()
-            try:
-                yield
-            finally:
-                for node in cluster.nodes[1:]:
-                    node.thaw()
-
-        return most_frozen
+        return lambda: frozen(cluster.nodes[1:])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
@@ -18,6 +17,7 @@ from leases_backends._kubernetes_names import object_name
 from leases_backends.kubernetes import connect as connect_kubernetes
 from servers.given import Given
 from servers.kubernetes import KubernetesServer, own
+from servers.process import frozen
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,8 @@ class TestKubernetes(BackendSuite):
     ) -> Callable[[], AbstractContextManager[object]] | None:
         if not isinstance(kubernetes, KubernetesServer):
             return None  # It is not ours to stop.
-        node = kubernetes.nodes[-1]
-
-        @contextlib.contextmanager
-        def frozen() -> Generator[None]:
-            node.freeze()
-            try:
-                yield
-            finally:
-                node.thaw()
-
-        return frozen
+        nodes = kubernetes.nodes[-1:]
+        return lambda: frozen(nodes)
 
     @pytest.fixture
     def secret(self, kubernetes: KubernetesServer | Given) -> str | None:

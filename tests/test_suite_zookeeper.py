@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from leases.contract import Backend
 from leases.testing.suite import BackendSuite
 from leases_backends.zookeeper import connect as connect_zookeeper
 from servers.fixtures import Shared, launched
+from servers.process import frozen
 from zookeeper_tree import tree_of
 
 _count: Final = itertools.count()
@@ -50,18 +50,7 @@ class Zookeeper(BackendSuite):
     @pytest.fixture
     def cut_off(self, server: Any) -> Callable[[], AbstractContextManager[object]] | None:
         nodes = getattr(server, "nodes", ())
-
-        @contextlib.contextmanager
-        def frozen() -> Generator[None]:
-            for node in nodes:
-                node.freeze()
-            try:
-                yield
-            finally:
-                for node in nodes:
-                    node.thaw()
-
-        return frozen if nodes else None
+        return (lambda: frozen(nodes)) if nodes else None
 
 
 class TestZookeeperAlone(Zookeeper):

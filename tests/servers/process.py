@@ -28,7 +28,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -101,6 +101,18 @@ class Running(Protocol):
     def wait(self, limit_s: float) -> None:
         """Return when it has ended; TimeoutError."""
         ...
+
+
+@contextlib.contextmanager
+def frozen(nodes: Sequence[Node]) -> Generator[None]:
+    """These processes stand still; they go on at the end, whichever of them stood."""
+    try:
+        for node in nodes:
+            node.freeze()
+        yield
+    finally:
+        for node in nodes:
+            node.thaw()
 
 
 class Node:
