@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -59,6 +59,16 @@ def claims_of_all_sorts(backend: Backend) -> Iterator[Claim]:
 def put(backend: Backend, seen: Slot, holder: str = "suite") -> Slot:
     """Swap a new claim onto what was seen, and return the slot that it made."""
     return applied(backend.swap(seen, a_claim(backend, seen, holder), TIMEOUT))
+
+
+def awaited(backend: Backend, name: str, version: Hashable) -> Slot:
+    """What stands under a name once it shows a version that another connection wrote: reads may lag."""
+    until = time.monotonic() + TIMEOUT
+    while True:
+        slot = backend.read(name, TIMEOUT)
+        if slot.version == version or time.monotonic() > until:
+            return slot
+        time.sleep(0.001)
 
 
 def applied(outcome: Outcome) -> Slot:

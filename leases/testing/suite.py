@@ -41,6 +41,7 @@ from leases.testing._probes import (
     Hints,
     a_claim,
     applied,
+    awaited,
     claims_of_all_sorts,
     conflicted,
     in_child,
@@ -155,7 +156,7 @@ class BackendSuite:
         claim = a_claim(backend, absent(name))
         slot = applied(backend.swap(absent(name), claim, TIMEOUT))
         assert slot.claim == claim and slot.version is not None
-        assert backend.read(name, TIMEOUT) == other.read(name, TIMEOUT) == slot
+        assert backend.read(name, TIMEOUT) == awaited(other, name, slot.version) == slot
 
     def test_reading_changes_nothing(self, backend: Backend, name: str) -> None:
         """Two reads with nothing between them show the same version and the same bytes."""
@@ -188,9 +189,9 @@ class BackendSuite:
 
     def test_a_slot_that_was_read_can_be_swapped(self, backend: Backend, other: Backend, name: str) -> None:
         """A version read over another connection is as good as the one that a swap answered with."""
-        put(backend, absent(name))
-        slot = put(other, other.read(name, TIMEOUT))
-        assert backend.read(name, TIMEOUT) == slot
+        first = put(backend, absent(name))
+        slot = put(other, awaited(other, name, first.version))
+        assert awaited(backend, name, slot.version) == slot
 
     def test_a_version_that_is_gone_is_never_swapped_or_freed(self, backend: Backend, name: str) -> None:
         """However the record came to another version: renewed, freed, or freed and claimed again."""
@@ -263,8 +264,8 @@ class BackendSuite:
         seen = [before.version for before, _ in won if before.version is not None]
         made = [after.version for _, after in won if after.version is not None]
         assert len(set(seen)) == len(seen) and len(set(made)) == len(made)
-        last = backend.read(name, TIMEOUT).version
-        assert set(made) - set(seen) == ({last} if last is not None else set())
+        last = set(made) - set(seen) or {None}
+        assert last == {awaited(backend, name, next(iter(last))).version}
 
     # Release.
 
@@ -341,7 +342,8 @@ class BackendSuite:
         slot = backend.read(name, TIMEOUT)
         for _ in range(4):
             for mine in (backend, other):
-                won = put(mine, mine.read(name, TIMEOUT))
+                slot = awaited(mine, name, slot.version)
+                won = put(mine, slot)
                 assert number(won.token) > max([slot.floor, *tokens])
                 tokens.append(number(won.token))
                 slot = mine.read(name, TIMEOUT)
