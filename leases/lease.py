@@ -44,17 +44,25 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_bells", "_depth", "_loss_before", "_mutex", "_on_end", "_on_lost", "_release_began",
-        "_tenure", "_told",
+        "__weakref__", "_asked_to_stop", "_bells", "_depth", "_listeners", "_loss_before", "_mutex",
+        "_on_end", "_on_lost", "_release_began", "_stop_within", "_tenure", "_told",
     )  # fmt: skip
 
     def __init__(
-        self, tenure: Tenure, on_lost: OnLost | None = None, on_end: Callable[[Lease], None] | None = None
+        self,
+        tenure: Tenure,
+        on_lost: OnLost | None = None,
+        on_end: Callable[[Lease], None] | None = None,
+        *,
+        stop_within: float = 0.0,
     ) -> None:
         self._tenure = tenure
         self._on_lost = on_lost
         self._on_end = on_end  # called once, when a release begins
         self._bells: list[Callable[[], object]] = []
+        self._listeners: list[Callable[[Event], object]] = []
+        self._stop_within = stop_within
+        self._asked_to_stop = False
         self._mutex = threading.Lock()
         self._depth = 1
         self._told = False
@@ -111,20 +119,48 @@ class Lease:
         return Loss(self)
 
     @property
+    def ending(self) -> Ending:
+        """Whether the work is to stop: true from the loss on, and before it as soon as it was asked to.
+
+        Work that must have stopped *by* the deadline, or that can be asked to resign, looks at this and not
+        at `lost`; like it, it can be waited for in both colours.
+        """
+        return Ending(self)
+
+    @property
     def metadata(self) -> dict[str, str]:
         """What the holder shows to observers; change it with `update`."""
         return dict(self._tenure.machine.metadata)
 
     def check(self) -> None:
-        """Return if the lease stands at this instant.
+        """Return if the lease stands at this instant, and the work may begin another step.
 
         Raises:
-            LeaseLost: it does not; the error says why and since when.
+            LeaseLost: it does not, or the work was asked to stop; the error says why and since when.
         """
-        if not self.held:
+        if self.ending:
             raise self._loss()
 
     # ---- what can be done ------------------------------------------------------------------------
+
+    def ask_to_stop(self) -> None:
+        """Tell the work that it is to stop, as before a resignation; the lease stands until it is released.
+
+        From now on `ending` is true and `check` raises. Asking twice is harmless, and cannot be taken back.
+        """
+        self._asked_to_stop = True
+        self._ring()
+
+    def renew_until(self, until: float) -> None:
+        """Begin no renewal at or after an instant of the holder's clock; infinity takes it back.
+
+        Work that was told to stop and does not, or that shows no progress, loses the lease at its deadline.
+        """
+        self._tenure.renew_until(until)
+
+    def listen(self, hear: Callable[[Event], object]) -> None:
+        """Call `hear` with every event of this tenure, in order, from any thread; it must not wait."""
+        self._listeners.append(hear)
 
     def release(self) -> None:
         """Free the lock; call it when the work has stopped. Releasing twice, or after a loss, is harmless.
@@ -267,7 +303,10 @@ class Lease:
         loss = self._tenure.loss()
         if loss is not None:
             return loss
-        return LeaseLost(self.name, "released", self._tenure.hub.clock().hold, self.token)
+        over = self._release_began or self._asked_to_stop
+        return LeaseLost(
+            self.name, "released" if over else "expired", self._tenure.hub.clock().hold, self.token
+        )
 
     def _release(self, grip: Grip) -> None:
         try:
@@ -326,6 +365,8 @@ class Lease:
             self._tell_loss()
         elif isinstance(event, Renewed) and self._bells:
             self._ring()
+        for hear in self._listeners:
+            _guarded(hear, event)
 
     def _tell_loss(self) -> None:
         """Once: wake who waits, and call back from a thread of its own, so that nothing waits for it."""
@@ -353,8 +394,8 @@ class Lease:
         raise TypeError("a lease belongs to this process; pass lease.token, or acquire in the other process")
 
 
-class Loss:
-    """The end of one lease: false while it stands, true for ever once it came."""
+class _Outcome:
+    """Something that comes once for a lease and then stays so: false before, true from then on."""
 
     __slots__ = ("_lease",)
 
@@ -362,22 +403,26 @@ class Loss:
         self._lease = lease
 
     def __bool__(self) -> bool:
-        return not self._lease.held
+        raise NotImplementedError
+
+    def _left(self) -> float:
+        """Seconds until it comes by itself."""
+        raise NotImplementedError
 
     @property
     def reason(self) -> LossReason | None:
         """``expired``, ``superseded``, ``broken``, ``released``, ``forked`` or ``closed``; None before it."""
-        return None if self._lease.held else self._lease._loss().reason
+        return self._lease._loss().reason if self else None
 
     @property
     def at(self) -> float | None:
         """When it came, on the holder's clock; None before it."""
-        return None if self._lease.held else self._lease._loss().at
+        return self._lease._loss().at if self else None
 
     def wait(self, timeout: Timeout = None) -> bool:
-        """Wait until the lease has ended, for at most `timeout` seconds; whether it has.
+        """Wait until it has come, for at most `timeout` seconds; whether it has.
 
-        It needs nobody to tell it: it wakes by itself at the deadline.
+        It needs nobody to tell it: it wakes by itself when the lease runs out.
 
         Raises:
             ConfigurationError: a timeout that cannot work.
@@ -413,15 +458,50 @@ class Loss:
         clock = self._lease._tenure.hub.clock
         until = None if timeout is None else clock().wait + timeout
         while not self:
-            left = (
-                self._lease.remaining if until is None else min(until - clock().wait, self._lease.remaining)
-            )
-            if until is not None and clock().wait >= until:
-                return
+            left = self._left()
+            if until is not None:
+                now = clock().wait
+                if now >= until:
+                    return
+                left = min(until - now, left)
             yield left
 
     def __repr__(self) -> str:
-        return f"<Loss {self.reason or 'not yet'}>"
+        return f"<{type(self).__name__} {self.reason or 'not yet'}>"
+
+
+class Loss(_Outcome):
+    """The end of one lease: false while it stands, true for ever once it came."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return not self._lease.held
+
+    def _left(self) -> float:
+        return self._lease.remaining
+
+
+class Ending(_Outcome):
+    """When the work under a lease is to stop: at its loss, or before it as was agreed, or if it was asked."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        lease = self._lease
+        return lease._asked_to_stop or not lease.held or lease.remaining <= lease._stop_within
+
+    def _left(self) -> float:
+        return self._lease.remaining - self._lease._stop_within
+
+
+def _guarded(hear: Callable[[Event], object], event: Event) -> None:
+    try:
+        hear(event)
+    except Exception as error:
+        from leases.keeper import report
+
+        report("who listens failed on %r", event, error)
 
 
 def _call(on_lost: OnLost, lease: Lease, loss: LeaseLost) -> None:

@@ -28,6 +28,8 @@ are not trusted. Clocks are compared only with themselves, and only their rate i
              the lease is lost. Anything else: another's; if I held, it is lost now.
   Unknown    is neither yes nor no. It becomes one of them by a committed witness only: a slot that shows
              the beat (yes), or a newer version that is not mine (no more: versions are not reused).
+  No more    A lease whose work was told to stop, or shows no progress, is not renewed any more: it
+  renewals.  runs out at the deadline it has, and is released if the work stops before that.
   Loss       is for ever, is told once, and waits for nothing. A renewal is never sent past the deadline,
              though the store would take it: the next tenure has a new claim and a new token.
   Leaving.   The work has stopped, then one swap frees the last version known. If a late renewal got there
@@ -63,6 +65,7 @@ THE TABLE
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -235,7 +238,7 @@ class Machine:
         "phase", "claim_id", "token", "deadline", "lost", "_acquired", "_last", "_attempts", "_flight",
         "_newest", "_floor", "_view", "_sightings", "_missing", "_doubt", "_not_before", "_poll_at",
         "_renew_at", "_overdue_at", "_until", "_tries", "_races", "_requests", "_metadata", "_edition",
-        "_farewell", "trouble",
+        "_farewell", "_renew_until", "trouble",
     )  # fmt: skip
     __slots__ = (
         *_STATE, "_boot", "_entropy", "_ledger", "_out", "holder", "name", "terms", "traits",
@@ -278,6 +281,7 @@ class Machine:
         # The timers; those of a holder are on the hold clock, all others on the wait clock.
         self._renew_at = 0.0  # hold
         self._overdue_at = 0.0  # hold
+        self._renew_until = math.inf  # hold: no renewal is begun from here on
         self._not_before = 0.0
         self._poll_at = 0.0
         self._until = 0.0  # leaving: when the caller is told; chasing: when it ends
@@ -318,7 +322,7 @@ class Machine:
         self._expire(now)
         if slot is not None:
             self._news(now, slot)
-        elif self.phase is Phase.SEEKING or (self.phase in _OURS and now.hold < self._renew_at):
+        elif self.phase is Phase.SEEKING or (self.phase in _OURS and not self._renewal_due(now)):
             self._doubt = True  # A renewal that is due tells the same, and no flood of hints may hold it up.
 
     def confirm(self, now: Instant) -> bool:
@@ -334,6 +338,15 @@ class Machine:
         self._expire(now)
         self._metadata, self._edition = metadata, self._edition + 1
         self._renew_at = now.hold
+
+    def renew_until(self, now: Instant, until: float) -> None:
+        """Begin no renewal at or after an instant of the holder's clock, and let the lease run out then.
+
+        For work that has been told to stop, or shows no progress. A later instant, or infinity, takes it back
+        as long as the lease stands.
+        """
+        self._expire(now)
+        self._renew_until = until
 
     def release(self, now: Instant, *, linger: float | None = None, successor: str | None = None) -> None:
         """The work has stopped: free the record, or leave it.
@@ -401,8 +414,9 @@ class Machine:
                 if self.phase is Phase.HELD:
                     yield self._overdue_at - now.hold
                 if self._flight is None:
-                    due = 0.0 if self._doubt else self._renew_at - now.hold
-                    yield max(due, self._not_before - now.wait)
+                    due = max(0.0 if self._doubt else self._renew_at - now.hold, self._not_before - now.wait)
+                    if self._doubt or now.hold + due < self._renew_until:
+                        yield due
             case Phase.LEAVING | Phase.CHASING:
                 yield self._until - now.wait
                 if self._flight is None:
@@ -500,9 +514,12 @@ class Machine:
         assert self._last is not None and self._last.claim is not None
         if self._doubt:
             self._read(now)
-        else:
+        elif now.hold < self._renew_until:
             claim = replace(self._fresh(now, self.token), acquired=self._acquired)
             self._swap(now, self._last, claim, Aim.RENEW, min(self.terms.attempt, self.deadline - now.hold))
+
+    def _renewal_due(self, now: Instant) -> bool:
+        return self._renew_at <= now.hold < self._renew_until
 
     def _leave(self, now: Instant) -> None:
         if now.wait >= self._until:

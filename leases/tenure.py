@@ -211,6 +211,14 @@ class Tenure:
             self._collect(now)
         self._go_on()
 
+    def renew_until(self, until: float) -> None:
+        """Begin no renewal at or after an instant of the holder's clock; infinity takes it back."""
+        with self._mutex:
+            now = self.hub.clock()
+            self.machine.renew_until(now, until)
+            self._collect(now)
+        self._go_on()
+
     def bequeath(self) -> Estate:
         """End here and leave everything to the next of this process. The work has stopped."""
         with self._mutex:

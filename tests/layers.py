@@ -31,11 +31,15 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.tenure",),
     ("leases.script",),
     ("leases.threads", "leases.aio"),
+    ("leases.watchdog",),
     ("leases.lease",),
     ("leases.lock",),
-    ("leases.upkeep",),
-    ("leases.store",),
+    ("leases.semaphore", "leases.multilock", "leases.upkeep", "leases.fencing.*"),
+    ("leases.health", "leases.observer"),
     ("leases.elector",),
+    ("leases.leader",),
+    ("leases.store",),
+    ("leases.metrics", "leases.tracing"),
     ("leases",),
     ("leases.testing.*",),
     ("leases.cli.*",),
@@ -58,6 +62,9 @@ NAMES_BACKENDS: Final = "leases.registry"
 # The conformance suite is the one thing that ships and needs pytest.
 # A store's modules are those named after it, with or without an underscore before and words behind.
 CLIENTS: Final[Mapping[str, frozenset[str]]] = {
+    "leases.metrics": frozenset({"prometheus_client"}),
+    "leases.tracing": frozenset({"opentelemetry"}),
+    "leases.testing.fixtures": frozenset({"pytest"}),
     "leases.testing.suite": frozenset({"pytest"}),
     "leases_backends.etcd": frozenset({"google", "grpc", "tenacity"}),
     "leases_backends.kubernetes": frozenset({"kubernetes", "urllib3"}),

@@ -13,7 +13,7 @@ import pytest
 
 import side
 from leases.clock import Instant
-from leases.contract import Conflict, Refused, Unknown
+from leases.contract import Applied, Conflict, Refused, Unknown
 from leases.errors import ConfigurationError, RecordRefused, StoreDenied
 from leases.events import Read
 from leases.record import Claim, encode
@@ -649,6 +649,64 @@ def test_jeopardy_is_told_when_a_renewal_is_overdue(kind: Kind) -> None:
     assert a.told[-1] == "Endangered" and a.machine.jeopardy(a.now) and a.held
     a.tell(request, a.land(request))
     assert a.told[-1] == "Renewed" and not a.machine.jeopardy(a.now)
+
+
+@EVERY
+def test_a_lease_that_is_not_to_be_renewed_runs_out(kind: Kind) -> None:
+    """It stands until the deadline it has, jeopardy is told as ever, nothing is sent, and nobody is woken."""
+    a = Side(Cells(kind))
+    a.acquire()
+    a.machine.renew_until(a.now, a.hold)
+    before = standing(a.store)
+    for _ in range(20):
+        assert a.held and a.look() == []
+        a.passes(V / 20)
+    a.passes(0.01)
+    assert a.look() == [] and standing(a.store) == before and a.told[-2:] == ["Endangered", "Lost"]
+    assert a.machine.lost is not None and a.machine.lost.reason == "expired" and a.machine.wake(a.now) is None
+
+
+@EVERY
+def test_a_lease_that_runs_out_is_freed_when_the_work_stops_in_time(kind: Kind) -> None:
+    """Work that was told to stop and does so leaves the lock free at once."""
+    a = Side(Cells(kind))
+    a.acquire()
+    a.machine.renew_until(a.now, a.hold)
+    a.passes(V - 0.1)
+    a.release()
+    a.settle()
+    claim = standing(a.store)
+    assert a.phase == "done" and (claim is None or not claim.held)
+
+
+@EVERY
+def test_progress_after_all_is_renewed_again(kind: Kind) -> None:
+    """Until the deadline the bound may be moved; a renewal that is overdue by then is sent at once."""
+    a = Side(Cells(kind))
+    a.acquire()
+    a.machine.renew_until(a.now, a.hold + RENEW)
+    a.passes(RENEW + ATTEMPT)
+    assert a.look() == [] and a.told[-1] == "Endangered"
+    a.machine.renew_until(a.now, math.inf)
+    a.settle()
+    assert a.told[-1] == "Renewed" and a.machine.deadline == a.hold + V
+
+
+@EVERY
+def test_a_hint_is_followed_although_nothing_is_renewed(kind: Kind) -> None:
+    """Whoever took the lock is seen at once, where versions have an order; else nothing but a renewal tells."""
+    store = Cells(kind)
+    a, b = Side(store), Side(store, "b")
+    a.acquire()
+    a.machine.renew_until(a.now, a.hold)
+    a.passes(RENEW)
+    a.look()
+    stolen = replace(b.machine._fresh(b.now, 99), id="f" * 32)
+    assert isinstance(store.swap(store.peek(NAME), stolen), Applied)
+    look = read(a.hint())
+    a.tell(look, a.land(look))
+    assert (a.told[-1] == "Lost") is a.machine.traits.ordered
+    assert a.machine.lost is None or a.machine.lost.reason == "superseded"
 
 
 def test_a_deadline_never_moves_back() -> None:

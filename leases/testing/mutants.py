@@ -436,8 +436,14 @@ _MUTANTS: Final = (
     Mutant(
         "hints-first",
         "a renewal that is due goes before any hint",
-        (("(self.phase in _OURS and now.hold < self._renew_at):", "(self.phase in _OURS):"),),
+        (("(self.phase in _OURS and not self._renewal_due(now)):", "(self.phase in _OURS):"),),
         schedule="test_hints_do_not_starve_the_renewal",
+    ),
+    Mutant(
+        "renews-for-ever",
+        "work that was told to stop, or shows no progress, is not renewed any more",
+        (("        elif now.hold < self._renew_until:", "        else:"),),
+        schedule="test_a_lease_that_is_not_to_be_renewed_runs_out",
     ),
     Mutant(
         "late-refusal-decides",

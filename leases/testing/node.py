@@ -268,5 +268,5 @@ _TIMERS: Final[dict[str, frozenset[str] | None]] = {
 _FIELDS: Final = frozenset(_TIMERS) | {
     "phase", "claim_id", "token", "lost", "_acquired", "_last", "_attempts", "_flight", "_newest", "_floor",
     "_view", "_sightings", "_missing", "_doubt", "_tries", "_races", "_requests", "_metadata", "_edition",
-    "_farewell", "trouble",
+    "_farewell", "_renew_until", "trouble",
 }  # fmt: skip
