@@ -8,7 +8,7 @@ import pytest
 
 from leases.testing import explorer
 from leases.testing.cells import Kind
-from leases.testing.mutants import modules
+from leases.testing.mutants import MUTANTS, modules
 from leases.testing.search import Search
 from leases.testing.small_worlds import DEEP, WORLDS, World
 
@@ -37,6 +37,12 @@ def test_a_quick_world_closes_and_no_rule_is_broken(name: str) -> None:
     assert result.complete and result.faults == () and result.schedule == []
 
 
+def test_a_renewal_of_what_is_to_run_out_is_found() -> None:
+    """A machine that renews on although it was told not to breaks a rule there within a few steps."""
+    result = explorer.explore(WORLDS["falter"], MUTANTS["renews-for-ever"])
+    assert result.faults == ("a renewal is sent although the lease is to run out",)
+
+
 def test_a_search_that_was_cut_short_says_so() -> None:
     """It has seen nothing wrong, and not everything."""
     result = explorer.explore(WORLDS["takeover"], seconds=0.0)
@@ -56,7 +62,9 @@ def test_a_world_is_searched_the_same_way_each_time() -> None:
     assert (first.states, first.transitions, first.depth) == (second.states, second.transitions, second.depth)
 
 
-@pytest.mark.parametrize("name", ["late", "busy", "heirs", "local", "vanish", "restart", "unordered"])
+@pytest.mark.parametrize(
+    "name", ["late", "busy", "heirs", "local", "vanish", "restart", "unordered", "falter"]
+)
 def test_what_is_taken_for_equal_is_equal(name: str) -> None:
     """A search that tells everything apart comes, step for step, to the same stores, phases and beliefs."""
     machinery, terms = modules(None)

@@ -9,6 +9,7 @@ of what was first seen when.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -160,6 +161,13 @@ class Contender:
             step = step._replace(faults=(*step.faults, "7: it believes although it was released"))
         return step
 
+    def renew(self, number: int, on: bool) -> Step:
+        """Work that was told to stop is renewed no more; or it goes on after all."""
+        node = self.nodes[number]._replace(falters=not on)
+        label = "is renewed after all" if on else "is to be renewed no more"
+        until = math.inf if on else self._now.hold
+        return self._run(label, node, lambda machine: machine.renew_until(self._now, until))
+
     def abandon(self, number: int) -> Step:
         """Nobody waits for it any more."""
         return self._run("gives up waiting", number, lambda machine: machine.abandon(self._now))
@@ -178,7 +186,7 @@ class Contender:
         self._machine = self._new_machine(estate)
         self._machine.acquire(self._now)
         sighted = node.sighted if heir else ()
-        node = node._replace(mail=muted(node.mail), tenure=NONE, sends=(), sighted=sighted)
+        node = node._replace(mail=muted(node.mail), tenure=NONE, falters=False, sends=(), sighted=sighted)
         return self._finish("hands over to its next claim" if heir else "makes a new claim", node, NONE)
 
     def receive(self, number: int, place: int) -> Step:
@@ -371,6 +379,8 @@ class Contender:
                 yield f"a renewal is sent by a claim that is {machine.phase.value}"
             if machine.phase.value in OURS and claim.ttl != old.ttl:
                 yield "the ttl of a tenure changes"
+            if machine.phase.value in OURS and node.falters:
+                yield "a renewal is sent although the lease is to run out"
         elif old is not None and old.held and writer(old) != mine and not self._timed(node, seen):
             yield "2: a takeover of a version that was not timed for its own ttl"
 

@@ -50,6 +50,7 @@ class Node(NamedTuple):
     drawn: int = 0
     ledger: int = 0
     tenure: int = NONE
+    falters: bool = False  # it was told to renew no more
     mail: tuple[Letter, ...] = ()
     sends: tuple[tuple[str, str, float], ...] = ()  # (claim id, beat, sent) that may still carry a belief
     sighted: tuple[tuple[int, float], ...] = ()  # (slot, first seen) of what was seen and may still stand
@@ -102,6 +103,10 @@ class Normal:
             state[at[name]] = (
                 max(NOW, math.ceil(state[at[name]])) if phases is None or phase in phases else NOW
             )
+        until = state[at["_renew_until"]]  # Whoever holds alone looks at it; infinity is no instant to round.
+        state[at["_renew_until"]] = (
+            max(NOW, math.ceil(until)) if phase in OURS and until < math.inf else math.inf
+        )
         flight = state[at["_flight"]]
         if flight is not None:
             state[at["_flight"]] = flight._replace(
@@ -140,7 +145,10 @@ class Normal:
                 state[at["_view"]] = state[at["_missing"]] = state[at["token"]] = None
         known = {beat for _, beat, _ in sends} | {a.beat for a in state[at["_attempts"]]} | self._beats(mail)
         landed = node.landed & known
-        return node._replace(state=tuple(state), mail=mail, sends=sends, sighted=sighted, landed=landed)
+        return node._replace(
+            state=tuple(state), falters=node.falters and phase in OURS, mail=mail, sends=sends,
+            sighted=sighted, landed=landed,
+        )  # fmt: skip
 
     def _beats(self, mail: tuple[Letter, ...]) -> set[str]:
         claims = self._catalog.claims
@@ -188,7 +196,7 @@ class Normal:
             mail = tuple(self._aged_letter(letter, hold) for letter in node.mail)
             return node._replace(mail=mail)
         at, state, shift = self.index, list(node.state), self._catalog.shift if self._boot else _same
-        for name in _TIMERS:
+        for name in (*_TIMERS, "_renew_until"):
             state[at[name]] -= hold if name in _ON_HOLD else wait
         if state[at["_flight"]] is not None:
             flight = state[at["_flight"]]
@@ -254,7 +262,7 @@ def muted(mail: tuple[Letter, ...]) -> tuple[Letter, ...]:
     )
 
 
-_ON_HOLD: Final = frozenset({"deadline", "_renew_at", "_overdue_at"})
+_ON_HOLD: Final = frozenset({"deadline", "_renew_at", "_overdue_at", "_renew_until"})
 _LEAVING: Final = frozenset({"leaving", "chasing"})
 # Every timer, and the phases in which anybody looks at it; None is all of them.
 _TIMERS: Final[dict[str, frozenset[str] | None]] = {

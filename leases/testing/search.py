@@ -18,7 +18,7 @@ from leases.testing.contender import Contender, Step, writer
 from leases.testing.small_worlds import World
 
 # What is left of the bounds, in this order; a crash and the like cost one of their own kind.
-_SWAPS, _DOUBLES, _CRASHES, _HEIRS, _AGAIN, _VANISHES, _EDITS, _BREAKS = range(8)
+_SWAPS, _DOUBLES, _CRASHES, _HEIRS, _AGAIN, _FALTERS, _VANISHES, _EDITS, _BREAKS = range(9)
 _NOTHING: Final = -1
 
 
@@ -92,7 +92,9 @@ class Search:
         self._most = (world.letters, 1 if world.plain else world.letters)
         self._alike = world.ttls[0] == world.ttls[1] and not world.live
         w = world
-        left = w.swaps, w.doubles, w.crashes, w.heirs, w.again, w.vanishes, w.edits, w.breaks
+        left = (
+            w.swaps, w.doubles, w.crashes, w.heirs, w.again, w.falters, w.vanishes, w.edits, w.breaks,
+        )  # fmt: skip
         self.start = State(0, 0, 0, 0, left)
         if world.held:
             self.start = self._granted(self.start)
@@ -202,6 +204,8 @@ class Search:
                 yield contender.again(number, heir=True), _HEIRS
             if world.again and subject and view.phase == "done":
                 yield contender.again(number, heir=False), _AGAIN
+            if world.falters and subject and view.phase in ("held", "jeopardy"):
+                yield contender.renew(number, node.falters), _NOTHING if node.falters else _FALTERS
         for place, letter in enumerate(node.mail):
             if letter.reply is not None:
                 yield contender.receive(number, place), _NOTHING

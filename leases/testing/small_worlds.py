@@ -43,6 +43,7 @@ class World:
         crashes: how often a process may die and come back under the same holder's name, knowing nothing.
         heirs: how often the next claim of the same process may take over from one that is over.
         again: how often a process may acquire once more after its claim has come to its end.
+        falters: how often a side may be told to renew no more; it may be told to go on after all.
         vanishes: how often a stranger may remove a held record that the other side has seen.
         edits: how often a stranger may edit the object, leaving the claim in it as it is.
         breaks: how often somebody may break the lock: a held record that belongs to no claim.
@@ -76,6 +77,7 @@ class World:
     crashes: int = 0
     heirs: int = 0
     again: int = 0
+    falters: int = 0
     vanishes: int = 0
     edits: int = 0
     breaks: int = 0
@@ -170,6 +172,15 @@ _WORLDS: Final = (
     _even("sleep", "a host that sleeps, and a store on the network", held=True, swaps=3, suspends=True),
     _even("ttls", "contenders with different ttls", swaps=3, ttls=(2, 4)),
     _even("break", "a broken lock", held=True, swaps=3, breaks=1),
+    _even(
+        "falter",
+        "leases that are left to run out, or renewed after all",
+        ttl=3,
+        held=True,
+        swaps=3,
+        letters=2,
+        falters=1,
+    ),
     _even("linger", "a last record that keeps others out", held=True, swaps=3, lingers=3),
     _even(
         "live",
