@@ -71,7 +71,26 @@ class LeaseLost(LeasesError):
 
 
 class NotLeader(LeasesError):
-    """This process does not lead, so it must not run what only the leader may run."""
+    """This process does not lead, so it must not run what only the leader may run.
+
+    Attributes:
+        name: what is led.
+        holder: who leads, as far as was seen; None where nobody was seen to.
+        timeout: the seconds that were waited for; None where nobody waited.
+    """
+
+    def __init__(self, name: str, holder: str | None = None, timeout: float | None = None) -> None:
+        self.name, self.holder, self.timeout = name, holder, timeout
+        super().__init__(name, holder, timeout)
+
+    def __str__(self) -> str:
+        within = "" if self.timeout is None else f" within {self.timeout:g} s"
+        if self.holder is None:
+            return (
+                f'this process does not lead "{self.name}"{within}, and nobody was seen to; '
+                "see with `leases doctor` whether the store can be reached"
+            )
+        return f'this process does not lead "{self.name}"{within}, {self.holder} does; let that one run it'
 
 
 class WrongToken(LeasesError, ValueError):
