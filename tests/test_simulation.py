@@ -140,6 +140,7 @@ _CAUGHT = (
     "observed-at-send",
     "wall-clock-trusted",
     "own-ttl",
+    "renews-for-ever",
     "release-of-what-stands",
     "release-after-reading",
     "no-margin",

@@ -38,13 +38,15 @@ class Bid:
         missed: the true time at which it was first shown that this record had vanished.
         parted: the true time at which it was told to release.
         metadata: what it was given to show last, and the true time of that.
+        faltered: it was told once to let its lease run out.
+        until: the instant of its host's holding clock from which on it is to be renewed no more.
         tenure: the place of its acquisition among all; None before it was confirmed.
     """
 
     __slots__ = (
-        "aware", "chasing_since", "claim", "dead", "deadline", "granted_claim", "host",
+        "aware", "chasing_since", "claim", "dead", "deadline", "faltered", "granted_claim", "host",
         "label", "left", "life", "lost", "machine", "metadata", "missed", "newest", "parted", "party",
-        "settled", "stopped", "tenure", "thread", "timer", "watching", "working",
+        "settled", "stopped", "tenure", "thread", "timer", "until", "watching", "working",
     )  # fmt: skip
 
     def __init__(
@@ -54,13 +56,13 @@ class Bid:
         self.thread = thread
         self.timer = NEVER
         self.dead = self.working = self.stopped = self.left = self.watching = False
-        self.lost = self.settled = False
+        self.lost = self.settled = self.faltered = False
         self.aware, self.missed = 0.0, NEVER
         self.newest = -1
         self.tenure: int | None = None
         self.granted_claim = ""
         self.claim, self.deadline = "", -NEVER
-        self.parted = NEVER
+        self.parted = self.until = NEVER
         self.metadata: tuple[dict[str, str], float] = ({}, 0.0)
         self.chasing_since: float | None = None
 
@@ -77,16 +79,20 @@ class Call:
         hold: the holder's clock as the machine was told it, before the send.
         asked: the true time of that look at the clock.
         due: the true time at which its driver gives it up.
+        until: from when on its bid was to be renewed no more, as it was when this was decided on.
         over: an outcome was handed on.
         parting: it was sent after the claim's end.
         doubled: the network carries it more than once.
     """
 
-    __slots__ = ("asked", "aware", "bid", "doubled", "due", "hold", "missed", "over", "parting", "request")
+    __slots__ = (
+        "asked", "aware", "bid", "doubled", "due", "hold", "missed", "over", "parting", "request", "until",
+    )  # fmt: skip
 
     def __init__(self, bid: Bid, request: Read | Swap, hold: float, asked: float) -> None:
         self.bid, self.request, self.hold, self.asked = bid, request, hold, asked
-        self.aware, self.missed = bid.aware, bid.missed  # as they were when it was decided on
+        # As they were when it was decided on.
+        self.aware, self.missed, self.until = bid.aware, bid.missed, bid.until
         self.due = NEVER
         self.over = self.doubled = False
         self.parting = bid.left

@@ -39,6 +39,7 @@ class Habits:
         slip, slip_most: the share of steps in the midst of which the process stands still, and for how long.
         give_up: the share of wishes that end after `patience` seconds.
         update: the share of leases whose metadata is changed.
+        falter: the share of leases that are to run out while their work goes on; some are renewed after all.
         linger, successor: the share of releases that keep others out for longer, or name the next.
         hand_over: the share of ends that pass the lease on within the process, where somebody waits.
         hold_back: for how long a claim that follows another of its process stands back, on average.
@@ -59,6 +60,7 @@ class Habits:
     give_up: float = 0.0
     patience: float = 1.0
     update: float = 0.0
+    falter: float = 0.0
     linger: float = 0.0
     successor: float = 0.0
     hand_over: float = 1.0

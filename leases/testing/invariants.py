@@ -126,6 +126,8 @@ class Judge:
             self.world.fail(5, f"{bid.label} renewed a claim that is not its own")
         if call.parting:
             self._parting = after.version
+        elif call.hold >= call.until:
+            self.world.fail(5, f"{bid.label} renewed a lease that it was told to let run out")
         elif old.ttl != claim.ttl:
             self.world.fail(5, f"{bid.label} changed its ttl from {old.ttl} to {claim.ttl}")
         if claim.token is not None and claim.token != self._token[claim.id] and not call.parting:
@@ -333,7 +335,8 @@ class Judge:
         stands = slot.claim is not None and slot.claim.id == bid.claim
         if reason != "expired" and stands and slot.held and not self._is_robbed(bid):
             self.world.fail(12, f"{bid.label} was told {reason}, and its record stands")
-        if reason == "expired" and (self.gentle or self.world.time > self.steady):
+        # What is to run out does, whatever the weather; and what goes on after all may do so too late.
+        if reason == "expired" and not bid.faltered and (self.gentle or self.world.time > self.steady):
             self.world.fail(12, f"{bid.label} lost its lease though nothing kept it from renewing")
 
     def done(self, bid: Bid, now: Instant, slot: Slot) -> None:

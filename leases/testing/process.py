@@ -253,6 +253,8 @@ class Process(Driver):
             self.world.after(work * self.world.dice.random(), self.write, bid)
         if self.roll(habits.update):
             self.world.after(work * self.world.dice.random(), self.update, bid)
+        if self.roll(habits.falter):
+            self.world.after(work * self.world.dice.random(), self.falter, bid)
 
     def finish(self, bid: Bid) -> None:
         """The work is done: pass the lease on in this process, or release it."""
@@ -291,6 +293,17 @@ class Process(Driver):
         if self.can_act(bid, self.update, bid) and bid.working and bid.machine.held(self.host.instant()):
             bid.metadata = {"step": str(self.world.steps)}, self.world.time
             self.feed(bid, bid.machine.update, bid.metadata[0])
+
+    def falter(self, bid: Bid) -> None:
+        """The work hangs, or was told to stop: the lease is to run out; or it shows progress after all."""
+        if self.can_act(bid, self.falter, bid) and bid.working and not bid.lost:
+            now, hold = self.host.instant(), bid.machine.terms.hold
+            bid.until = now.hold + self.spread(hold / 4) if bid.until == NEVER else NEVER
+            bid.faltered = True
+            self.world.mark(self.name, "falters" if bid.until < NEVER else "goes on")
+            self.feed(bid, bid.machine.renew_until, bid.until)
+            if self.roll(0.5):
+                self.world.after(self.spread(hold / 2), self.falter, bid)
 
     def write(self, bid: Bid) -> None:
         """Check, then write: what happens in between is what the token is for."""

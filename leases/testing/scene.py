@@ -149,5 +149,6 @@ def _calm(habits: Habits) -> Habits:
         successor=0.0,
         react=0.0,
         forget=0.0,
+        falter=0.0,
         hold_back=0.0,
     )

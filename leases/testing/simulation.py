@@ -151,6 +151,8 @@ def _check_metadata(scene: Scene, holder: Bid) -> None:
     """What a holder was given to show a while ago is shown."""
     metadata, since = holder.metadata
     claim = scene.network.cells.peek(NAME).claim
+    if holder.faltered:  # What is not renewed shows nothing new.
+        return
     if since < scene.judge.healed and claim is not None and dict(claim.metadata) != metadata:
         scene.world.fail(12, f"{holder.label} was given {metadata} to show, and shows {dict(claim.metadata)}")
 

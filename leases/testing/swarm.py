@@ -24,7 +24,7 @@ from leases.testing.world import World
 # Those of the first line alone must cost nobody a lease.
 GENTLE: Final = (
     "drift", "wall", "stale", "hints", "double", "vague", "edit", "metadata", "impatience", "linger",
-    "successor", "mixed", "bustle", "forget", "twins", "frozen",
+    "successor", "mixed", "bustle", "forget", "twins", "frozen", "falter",
 )  # fmt: skip
 ROUGH: Final = (
     "loss", "delay", "error", "busy", "overtime", "partition", "outage", "slow", "pause", "slip", "suspend",
@@ -197,6 +197,7 @@ class _Drawing:
         habits.hand_over = chance.choice((0.0, 0.8, 1.0))
         habits.listen_on = chance.random() < 0.5
         habits.update = some("metadata", 0.2, 1.0)
+        habits.falter = some("falter", 0.1, 0.8)
         habits.give_up, habits.patience = some("impatience", 0.1, 0.8), ttl * chance.uniform(0.02, 1.0)
         habits.linger, habits.successor = some("linger", 0.1, 0.6), some("successor", 0.1, 0.6)
         habits.hold_back = ttl * chance.choice((0.0, 0.0, 0.01, 0.1))
