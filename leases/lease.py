@@ -8,20 +8,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from leases import threads
 from leases.errors import ConfigurationError, LeaseLost, LossReason
 from leases.events import Event, Lost, Renewed
-from leases.record import check_metadata
+from leases.record import RESERVED, check_metadata
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from leases.endings import Early, Manner, Stopper
     from leases.tenure import Tenure
+    from leases.terms import Terms
 
 Timeout = float | None
-OnLost = Callable[["Lease", LeaseLost], None]
+Word = Literal["raise", "cancel", "interrupt", "exit", "kill"]
+OnLost = Callable[["Lease", LeaseLost], object]
+Semantics = Literal["at-most-once", "at-least-once"]
+
+_A_DAY = 86400.0
 
 
 class Grip:
@@ -44,33 +50,37 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_asked_to_stop", "_bells", "_depth", "_listeners", "_loss_before", "_mutex",
-        "_on_end", "_on_lost", "_release_began", "_stop_within", "_tenure", "_told",
+        "__weakref__", "_asked_to_stop", "_bells", "_depth", "_early", "_listeners", "_loss_before",
+        "_manner", "_mutex", "_on_end", "_out_of_time", "_release_began", "_stopper", "_tenure", "_told",
     )  # fmt: skip
 
     def __init__(
         self,
         tenure: Tenure,
-        on_lost: OnLost | None = None,
+        manner: Manner | None = None,
         on_end: Callable[[Lease], None] | None = None,
         *,
-        stop_within: float = 0.0,
+        awaited: bool = False,
     ) -> None:
         self._tenure = tenure
-        self._on_lost = on_lost
+        self._manner = manner  # how the work ends; None for no more than raising at the end of a body
         self._on_end = on_end  # called once, when a release begins
         self._bells: list[Callable[[], object]] = []
         self._listeners: list[Callable[[Event], object]] = []
-        self._stop_within = stop_within
         self._asked_to_stop = False
+        self._out_of_time = False  # once there was no more than `stop_within` left
         self._mutex = threading.Lock()
         self._depth = 1
         self._told = False
         self._release_began = False
         self._loss_before: LeaseLost | None = None  # what a body had run into when it released by itself
+        self._early: Early | None = None
+        self._stopper: Stopper | None = None
         tenure.on_event = self._hear
+        if manner is not None:
+            self._watch_over(manner, awaited)
         if tenure.machine.lost is not None:
-            self._tell_loss()
+            self._stop()
 
     # ---- what is so ------------------------------------------------------------------------------
 
@@ -135,10 +145,16 @@ class Lease:
     def check(self) -> None:
         """Return if the lease stands at this instant, and the work may begin another step.
 
+        Under ``semantics="at-least-once"`` silence is no refusal: it returns until the end was *seen*.
+
         Raises:
             LeaseLost: it does not, or the work was asked to stop; the error says why and since when.
         """
         if self.ending:
+            raise self._loss()
+
+    def _refuse_the_lost(self) -> None:
+        if not self.held or self.ending:
             raise self._loss()
 
     # ---- what can be done ------------------------------------------------------------------------
@@ -162,24 +178,27 @@ class Lease:
         """Call `hear` with every event of this tenure, in order, from any thread; it must not wait."""
         self._listeners.append(hear)
 
-    def release(self) -> None:
+    def release(self, *, to: str | None = None) -> None:
         """Free the lock; call it when the work has stopped. Releasing twice, or after a loss, is harmless.
 
         It waits for one answer of the store at most. If there is none the record may last until its ttl has
         passed, which the log says.
+
+        Args:
+            to: the holder for whom it is freed; others leave it to them for min(ttl, 5 s). Default: anybody.
         """
         grip: Grip | None = None
         try:
-            self._release(grip := Grip())
+            self._release(grip := Grip(), to)
         except BaseException:  # Ctrl-C at any instruction: it goes on in the background.
             self.abandon(grip)
             raise
 
-    async def release_async(self) -> None:
+    async def release_async(self, *, to: str | None = None) -> None:
         """`release`, awaited. Cancelled, it goes on in the background."""
         grip = Grip()
         try:
-            await self._release_async(grip)
+            await self._release_async(grip, to)
         except BaseException:
             self.abandon(grip)
             raise
@@ -220,7 +239,9 @@ class Lease:
 
     def _begin_update(self, metadata: Mapping[str, str], timeout: Timeout) -> Timeout:
         timeout, metadata = check_timeout(timeout), check_metadata(metadata)
-        self.check()
+        self._refuse_the_lost()
+        kept = {key: text for key, text in self.metadata.items() if key.startswith(RESERVED)}
+        metadata |= kept
         self._tenure.update(metadata)
         return timeout
 
@@ -228,7 +249,7 @@ class Lease:
         clock = self._tenure.hub.clock
         until = None if timeout is None else clock().wait + timeout
         while not self._tenure.machine.updated:
-            self.check()
+            self._refuse_the_lost()
             left = self.remaining if until is None else min(until - clock().wait, self.remaining)
             if until is not None and left <= 0 < self.remaining:
                 raise TimeoutError(f'metadata of "{self.name}" not committed within {timeout:g} s; ask again')
@@ -265,7 +286,9 @@ class Lease:
     def _entered(self) -> Lease:
         """No body runs under a lease that has ended already; then the body's hold on it ends too."""
         try:
-            self.check()
+            self._refuse_the_lost()
+            if self._stopper is not None:
+                self._stopper.entered()
         except BaseException:
             self.abandon(None)
             raise
@@ -278,14 +301,22 @@ class Lease:
 
     async def leave_async(self, grip: Grip, error: BaseException | None) -> None:
         """`leave`, awaited."""
+        # The outermost body is the one that was cancelled; the inner ones let the cancellation pass.
+        outermost = self._stopper is not None and self._depth == 1 and not self._release_began
+        cut_short = self._stopper.left(error) if outermost and self._stopper is not None else None
         await self._release_async(grip)
+        if cut_short is not None:
+            raise cut_short from error
         self._raise_loss(self._loss_in_body(), error)
 
     def _loss_in_body(self) -> LeaseLost | None:
         """The loss that the body ran into; a release by the body itself is none."""
-        if self._release_began:  # What came after, while it waited for the store, was no loss to the body.
-            return self._loss_before
-        return None if self._tenure.held else self._loss()
+        # What came after a release, while it waited for the store, was no loss to the body.
+        loss = self._loss_before if self._release_began else self._tenure.loss()
+        if loss is not None and loss.reason == "expired" and self._tolerant:
+            warn("%s; its work went on, as at-least-once allows", loss)
+            return None
+        return loss
 
     @staticmethod
     def _raise_loss(loss: LeaseLost | None, error: BaseException | None) -> None:
@@ -308,19 +339,19 @@ class Lease:
             self.name, "released" if over else "expired", self._tenure.hub.clock().hold, self.token
         )
 
-    def _release(self, grip: Grip) -> None:
+    def _release(self, grip: Grip, to: str | None = None) -> None:
         try:
             if self._let_go(grip):
-                threads.release(self._tenure)
+                threads.release(self._tenure, successor=to)
         finally:
             self._ring()
 
-    async def _release_async(self, grip: Grip) -> None:
+    async def _release_async(self, grip: Grip, to: str | None = None) -> None:
         from leases import aio
 
         try:
             if self._let_go(grip):
-                await aio.release(self._tenure)
+                await aio.release(self._tenure, to)
         finally:
             self._ring()
 
@@ -338,6 +369,11 @@ class Lease:
         return True
 
     def _tell_end(self) -> None:
+        """The work has stopped. What is told may be told again, where Ctrl-C cut it short."""
+        if self._early is not None:
+            self._early.end()
+        if self._stopper is not None:
+            self._stopper.end()
         if self._on_end is not None:
             self._on_end(self)
             self._on_end = None  # It leads to the lock, which may lead back here.
@@ -362,25 +398,61 @@ class Lease:
         if self._tenure.dead == "forked":
             self._mutex = threading.Lock()  # Another thread of the parent may have had it.
         elif isinstance(event, Lost):
-            self._tell_loss()
+            self._stop()
         elif isinstance(event, Renewed) and self._bells:
             self._ring()
         for hear in self._listeners:
             _guarded(hear, event)
 
-    def _tell_loss(self) -> None:
-        """Once: wake who waits, and call back from a thread of its own, so that nothing waits for it."""
+    # ---- the end of the work ---------------------------------------------------------------------
+
+    @property
+    def _tolerant(self) -> bool:
+        return self._manner is not None and self._manner.tolerant
+
+    @property
+    def _stop_within(self) -> float:
+        return 0.0 if self._manner is None else self._manner.stop_within
+
+    def _watch_over(self, manner: Manner, awaited: bool) -> None:
+        """See that the work will be stopped, before anybody is told of the lease."""
+        from leases.endings import Early
+
+        self._stopper = manner.stopper(awaited=awaited)
+        self._stopper.begin(self, self._tenure.hub.clock, manner.stop_within)
+        if manner.stop_within > 0:
+            self._early = Early(self._time_left, self._stop_early)
+            self._early.tick()
+
+    def _time_left(self) -> float | None:
+        """Seconds until the work is to stop; None once that is of no account."""
+        if self._release_began or self._told:
+            return None
+        return 0.0 if self._out_of_time else self.remaining - self._stop_within
+
+    def _stop_early(self) -> None:
+        """Told to stop, it is not renewed any more: should it not stop, the lease runs out."""
+        self._out_of_time = True
+        self._stop()
+        self.renew_until(self._tenure.hub.clock().hold)
+
+    def _stop(self) -> None:
+        """Once: wake who waits, and end the work as was agreed; nothing here waits for anything."""
         with self._mutex:
             if self._told:
                 return
             self._told = True
         self._ring()
-        if self._on_lost is not None and not self._release_began:
-            call = partial(_call, self._on_lost, self, self._loss())
-            try:
-                threading.Thread(target=call, name="on-lost", daemon=True).start()
-            except RuntimeError:  # The interpreter is ending.
-                self._tenure.hub.couriers.send(call)
+        if self._stopper is None or self._manner is None or self._release_began:
+            return
+        call, loss = self._manner.call, self._loss()
+        self._stopper.stop(loss, None if call is None else partial(_call, call, self, loss), self._start)
+
+    def _start(self, call: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=call, name="leases-on-lost", daemon=True).start()
+        except RuntimeError:  # The interpreter is ending.
+            self._tenure.hub.couriers.send(call)
 
     def _ring(self) -> None:
         for ring in list(self._bells):
@@ -489,10 +561,26 @@ class Ending(_Outcome):
 
     def __bool__(self) -> bool:
         lease = self._lease
-        return lease._asked_to_stop or not lease.held or lease.remaining <= lease._stop_within
+        if lease._asked_to_stop or lease._out_of_time:
+            return True
+        if lease._tolerant:
+            return not lease.held and lease._loss().reason != "expired"
+        if lease.held and lease.remaining > lease._stop_within:
+            return False
+        lease._out_of_time = lease._stop_within > 0  # A renewal that comes late does not take it back.
+        return True
 
     def _left(self) -> float:
+        if self._lease._tolerant:
+            return _A_DAY  # Time alone ends nothing; the end rings.
         return self._lease.remaining - self._lease._stop_within
+
+
+def warn(message: str, subject: object) -> None:
+    """Log what somebody should look at, and nobody has to."""
+    import logging
+
+    logging.getLogger("leases").warning(message, subject)
 
 
 def _guarded(hear: Callable[[Event], object], event: Event) -> None:
@@ -504,7 +592,7 @@ def _guarded(hear: Callable[[Event], object], event: Event) -> None:
         report("who listens failed on %r", event, error)
 
 
-def _call(on_lost: OnLost, lease: Lease, loss: LeaseLost) -> None:
+def _call(on_lost: Callable[..., object], lease: Lease, loss: LeaseLost) -> None:
     try:
         on_lost(lease, loss)
     except Exception as error:
@@ -513,19 +601,18 @@ def _call(on_lost: OnLost, lease: Lease, loss: LeaseLost) -> None:
         report("on_lost of %r failed", lease, error)
 
 
-def check_on_lost(on_lost: object) -> OnLost | None:
-    """What `on_lost` means: a callable, or None for raising at the end of the body alone.
+def check_manner(on_lost: object, semantics: object, stop_within: object, terms: Terms) -> Manner | None:
+    """How the work under a lease is to end, checked; None where no more is wanted than the default.
 
     Raises:
-        ConfigurationError: anything else.
+        ConfigurationError: what cannot be had, or contradicts itself.
     """
-    if on_lost == "raise":
+    default = on_lost == "raise" and semantics == "at-most-once" and stop_within == 0
+    if default and not isinstance(stop_within, bool):
         return None
-    if callable(on_lost):
-        return cast(OnLost, on_lost)
-    raise ConfigurationError(
-        f'on_lost={on_lost!r} is neither "raise" nor a function of (lease, loss); pass one'
-    )
+    from leases.endings import Manner
+
+    return Manner.checked(on_lost, semantics, stop_within, terms)
 
 
 def check_timeout(timeout: Timeout, what: str = "timeout") -> Timeout:

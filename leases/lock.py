@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from leases import threads
 from leases.errors import AcquireTimeout, ConfigurationError
 from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
 from leases.identity import default_holder
-from leases.lease import Grip, Lease, OnLost, Timeout, check_on_lost, check_timeout
+from leases.lease import Grip, Lease, OnLost, Semantics, Timeout, Word, check_manner, check_timeout
 from leases.record import check_holder, check_metadata, check_name, check_ttl
 from leases.registry import scheme_of, store_url
+from leases.script import Wait, acquiring
 from leases.tenure import Tenure, Wish
 from leases.terms import Terms
 
@@ -50,7 +51,7 @@ class _Bell(Protocol):
     def ring(self) -> object: ...
 
 
-class _Place(Grip):
+class Place(Grip):
     """One acquisition by way of a lock, which can be undone as a whole wherever it was interrupted."""
 
     __slots__ = ("hub", "me", "name", "ticket")
@@ -84,8 +85,16 @@ class Lock:
         store: a URL or a connected store; default ``$LEASES_URL``, else the embedded store.
         holder: who holds it, for people; default ``host:pid``.
         metadata: what observers are to see; text to text.
-        on_lost: ``"raise"`` (default), or a function of (lease, loss) called once, from a thread of its
-            own, when the lease is lost; the body raises at its end all the same.
+        on_lost: what ends the work when the lease is lost; the body raises `LeaseLost` at its end in any
+            case. ``"raise"`` (default) does no more than that. ``"cancel"`` cancels the task (asyncio),
+            ``"interrupt"`` raises `LeaseLost` in the main thread, ``"exit"`` and ``"kill"`` end the process;
+            `leases.endings` says how. A function of (lease, loss) is called once, from a thread of its own;
+            ``(word, function)`` does both.
+        semantics: ``"at-most-once"`` (default): in doubt the work stops. ``"at-least-once"``: silence of the
+            store stops nothing, `Lease.check` refuses only what was seen to be over, and a lease that ran
+            out is a warning in the log: for work that may be done twice, and not left undone.
+        stop_within: seconds before the deadline at which the work is told to stop, so that it has stopped
+            by then; default 0.
         reentrant: whether the thread or task that holds it may acquire it again.
         fences: what to seal with the token before an acquisition is reported.
         terms: all durations together, instead of `ttl` alone.
@@ -103,7 +112,9 @@ class Lock:
         store: str | Connected | None = None,
         holder: str | None = None,
         metadata: Mapping[str, str] | None = None,
-        on_lost: Literal["raise"] | OnLost = "raise",
+        on_lost: Word | OnLost | tuple[Word, OnLost] = "raise",
+        semantics: Semantics = "at-most-once",
+        stop_within: float = 0.0,
         reentrant: bool = False,
         fences: Sequence[Fence] = (),
         terms: Terms | None = None,
@@ -117,13 +128,13 @@ class Lock:
         self.timeout = check_timeout(timeout)
         self._holder = None if holder is None else check_holder(holder)
         self._metadata = check_metadata(metadata)
-        self._on_lost = check_on_lost(on_lost)
+        self._manner = check_manner(on_lost, semantics, stop_within, self.terms)
         self._reentrant = reentrant
         self._fences = check_fences(fences)
         self._store = store
         self._hub: Hub | None = None
         self._held: dict[Lease, object] = {}  # and the thread or task that acquired it; until released
-        self._bodies: dict[_Place, Lease] = {}  # until the body ends
+        self._bodies: dict[Place, Lease] = {}  # until the body ends
         if isinstance(store, str):
             scheme_of(store)
         elif store is not None:
@@ -145,7 +156,7 @@ class Lock:
             StoreError: the store refused, or gave no answer in the time allowed.
             ConfigurationError: a URL or ttl that the store cannot take, or a wait for this very thread.
         """
-        place = self._place(bell := threads.Bell(), threading.get_ident())
+        place = self.place(bell := threads.Bell(), threading.get_ident())
         try:
             return self._acquire(place, bell, timeout)
         except BaseException:  # An error, or Ctrl-C at any instruction.
@@ -156,7 +167,7 @@ class Lock:
         """`acquire`, awaited. Cancelled, it leaves nothing behind."""
         from leases import aio
 
-        place = self._place(bell := aio.Bell(), _task())
+        place = self.place(bell := aio.Bell(), _task())
         try:
             return await self._acquire_async(place, bell, timeout)
         except BaseException:
@@ -198,7 +209,7 @@ class Lock:
 
     def __enter__(self) -> Lease:
         # This repeats `acquire`, because Ctrl-C may come between a call and its return to the caller.
-        place = self._place(bell := threads.Bell(), threading.get_ident())
+        place = self.place(bell := threads.Bell(), threading.get_ident())
         try:
             lease = self._acquire(place, bell, DEFAULT)
             self._bodies[place] = lease
@@ -223,7 +234,7 @@ class Lock:
     async def __aenter__(self) -> Lease:
         from leases import aio
 
-        place = self._place(bell := aio.Bell(), _task())
+        place = self.place(bell := aio.Bell(), _task())
         try:
             lease = await self._acquire_async(place, bell, DEFAULT)
             self._bodies[place] = lease
@@ -277,7 +288,13 @@ class Lock:
 
     # ---- inside ----------------------------------------------------------------------------------
 
-    def _connect(self) -> Hub:
+    def connect(self) -> Hub:
+        """The store as this process uses it, connected now if it was not yet.
+
+        Raises:
+            ConfigurationError: a ttl that is too short for the store.
+            StoreError: it refused, could not be reached, or was closed.
+        """
         if self._store is not None and not isinstance(self._store, str):
             return self._store.hub
         if self._hub is None or self._hub.closed:
@@ -286,44 +303,60 @@ class Lock:
             self._hub = hub
         return self._hub
 
-    def _place(self, bell: _Bell, me: object) -> _Place:
+    def place(self, bell: _Bell, me: object) -> Place:
+        """Where an acquisition of a thread or task begins; the bell wakes it."""
         handle = None if isinstance(self._store, str) else self._store
-        return _Place(self.name, Ticket(bell.ring, handle, me))
+        return Place(self.name, Ticket(bell.ring, handle, me))
 
-    def _acquire(self, place: _Place, bell: threads.Bell, timeout: Timeout | _Default) -> Lease:
+    def _acquire(self, place: Place, bell: threads.Bell, timeout: Timeout | _Default) -> Lease:
+        if self._manner is not None:
+            self._manner.check_here(awaited=False)
         return self._again(place) or self._begin(
             place, threads.acquire(*self._plan(place, timeout), place.ticket, bell, self._seals())
         )
 
-    async def _acquire_async(self, place: _Place, bell: aio.Bell, timeout: Timeout | _Default) -> Lease:
+    def acquiring(self, place: Place) -> Generator[Wait, None, Lease]:
+        """`acquire` as a script of either colour, which waits as long as it takes and can be called off."""
+        if self._hub is None:
+            yield self.connect
+        hub, wish, _ = self._plan(place, None)
+        return self._begin(
+            place,
+            (yield from acquiring(hub, wish, None, place.ticket, here=False, fences=self._seals())),
+        )
+
+    async def _acquire_async(self, place: Place, bell: aio.Bell, timeout: Timeout | _Default) -> Lease:
         from leases import aio
 
+        if self._manner is not None:
+            self._manner.check_here(awaited=True)
         again = self._again(place)
         if again is not None:
             return again
         if self._hub is None:
-            await aio.in_thread(self._connect)
+            await aio.in_thread(self.connect)
         plan = self._plan(place, timeout)
-        return self._begin(place, await aio.acquire(*plan, place.ticket, bell, self._seals()))
+        tenure = await aio.acquire(*plan, place.ticket, bell, self._seals())
+        return self._begin(place, tenure, awaited=True)
 
-    def _plan(self, place: _Place, timeout: Timeout | _Default) -> tuple[Hub, Wish, Timeout]:
+    def _plan(self, place: Place, timeout: Timeout | _Default) -> tuple[Hub, Wish, Timeout]:
         allowed = self.timeout if isinstance(timeout, _Default) else check_timeout(timeout)
         holder = self._holder if self._holder is not None else default_holder()
-        hub = place.hub = self._connect()
+        hub = place.hub = self.connect()
         return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
 
     def _seals(self) -> tuple[Callable[[Tenure], None], ...]:
         return tuple(_sealer(fence) for fence in self._fences) if self._fences else ()
 
-    def _begin(self, place: _Place, tenure: Tenure) -> Lease:
-        lease = place.lease = Lease(tenure, self._on_lost, self._drop)
+    def _begin(self, place: Place, tenure: Tenure, *, awaited: bool = False) -> Lease:
+        lease = place.lease = Lease(tenure, self._manner, self._drop, awaited=awaited)
         self._held[lease] = place.me
         return lease
 
     def _drop(self, lease: Lease) -> None:
         self._held.pop(lease, None)
 
-    def _again(self, place: _Place) -> Lease | None:
+    def _again(self, place: Place) -> Lease | None:
         """The lease that this thread or task holds already, if it may have it again."""
         if self._reentrant:
             for lease, who in list(self._held.items()):
@@ -338,7 +371,7 @@ class Lock:
             raise RuntimeError(f'lock "{self.name}" is not held by this object; acquire it first')
         return mine[-1]
 
-    def _body(self, me: object) -> tuple[_Place, Lease]:
+    def _body(self, me: object) -> tuple[Place, Lease]:
         """The body that ends: the innermost of this thread or task, or the only one there is.
 
         Frameworks enter and leave generators in different threads or tasks.

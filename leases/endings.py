@@ -1,0 +1,245 @@
+"""How work is brought to its end when its lease ends: what `on_lost`, `semantics` and `stop_within` mean.
+
+A lock has one `Manner`, checked when the lock is made, and each of its leases a `Stopper`: told before the
+acquisition is reported, at every event, when the work is to stop, and when it has. A plain lock, which only
+raises at the end of the body, loads nothing of this.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol
+
+from leases.clock import Clock
+from leases.errors import ConfigurationError, LeaseLost
+from leases.events import Event
+from leases.keeper import Plan, drop, keeper
+from leases.terms import Terms
+
+WORDS: Final = ("raise", "cancel", "interrupt", "exit", "kill")
+SEMANTICS: Final = ("at-most-once", "at-least-once")
+EXIT_CODE: Final = 70  # EX_SOFTWARE, as `leases hold` exits after a loss
+Start = Callable[[Callable[[], None]], None]
+
+_LAST_WORDS: Final = 0.5  # seconds at most for the log, the callback and what is left in the buffers
+
+
+class Ending(Protocol):
+    """A lease, as what ends its work sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def deadline(self) -> float: ...
+    def listen(self, hear: Callable[[Event], object]) -> None: ...
+
+
+class Manner(NamedTuple):
+    """How the work under the leases of one lock ends.
+
+    Attributes:
+        word: what is done when the work is to stop.
+        call: what is called then, if anything.
+        tolerant: silence stops nothing: ``semantics="at-least-once"``.
+        stop_within: seconds before the deadline at which the work is to stop.
+        last_words: seconds that a process which is to end may still take.
+    """
+
+    word: str
+    call: Callable[..., object] | None
+    tolerant: bool
+    stop_within: float
+    last_words: float
+
+    @classmethod
+    def checked(cls, on_lost: object, semantics: object, stop_within: object, terms: Terms) -> Manner:
+        """What was asked for, if it can be had here.
+
+        Raises:
+            ConfigurationError: no such word; what contradicts itself or does not fit the terms; what this
+                platform cannot do.
+        """
+        word, call = _word_and_call(on_lost)
+        if semantics not in SEMANTICS:
+            raise ConfigurationError(
+                f'semantics={semantics!r} is neither "at-most-once" nor "at-least-once"; pass one of them'
+            )
+        tolerant = semantics == "at-least-once"
+        within = _checked_stop_within(stop_within, terms)
+        if tolerant and (word != "raise" or within > 0):
+            given = f"stop_within={within:g}" if word == "raise" else f'on_lost="{word}"'
+            raise ConfigurationError(
+                f'{given} contradicts semantics="at-least-once", under which silence stops nothing; '
+                'leave one of them out, or pass "at-most-once"'
+            )
+        _refuse_what_cannot_be_had(word)
+        slack = terms.ttl * (1 - terms.rate) / (1 + terms.rate) - terms.hold
+        return cls(word, call, tolerant, within, min(_LAST_WORDS, max(slack, 0.0) / 2))
+
+    def check_here(self, *, awaited: bool) -> None:
+        """Refuse an acquisition whose work could not be stopped in this manner; nothing was sent yet.
+
+        Args:
+            awaited: whether it is one by asyncio.
+
+        Raises:
+            ConfigurationError: the wrong colour, or the wrong thread.
+        """
+        if self.word == "cancel" and not awaited:
+            raise ConfigurationError(
+                'on_lost="cancel" cancels a task, and this acquisition is of a thread; use `async with` or '
+                'acquire_async, or pass on_lost="interrupt" in the main thread'
+            )
+        if self.word == "interrupt":
+            from leases.interrupts import check_here
+
+            check_here(awaited=awaited)
+
+    def stopper(self, *, awaited: bool) -> Stopper:
+        """What stops the work of one lease, acquired here and now."""
+        match self.word:
+            case "exit":
+                return Exit(self.last_words)
+            case _:
+                return Stopper()
+
+
+def _word_and_call(on_lost: object) -> tuple[str, Callable[..., object] | None]:
+    match on_lost:
+        case str() if on_lost in WORDS:
+            return on_lost, None
+        case (str() as word, call) if word in WORDS and callable(call):
+            return word, call
+        case _ if callable(on_lost):
+            return "raise", on_lost
+        case _:
+            words = ", ".join(f'"{word}"' for word in WORDS)
+            raise ConfigurationError(
+                f"on_lost={on_lost!r} is neither one of {words} nor a function of (lease, loss) nor both "
+                "together, as (word, function); pass one of these"
+            )
+
+
+def _checked_stop_within(given: object, terms: Terms) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given >= 0:
+        raise ConfigurationError(f"stop_within={given!r} is not a number of seconds; pass 0 or more")
+    most = terms.hold - terms.renew - terms.attempt
+    if given > 0 and given >= most:
+        raise ConfigurationError(
+            f"stop_within={given:g} s does not fit ttl={terms.ttl:g} s: work would be stopped under a lease "
+            f"that is renewed in time; choose less than {max(most, 0):.3g}, or a longer ttl"
+        )
+    return float(given)
+
+
+def _refuse_what_cannot_be_had(word: str) -> None:
+    if word == "interrupt":
+        from leases.interrupts import check_platform
+
+        check_platform()
+    elif word == "kill":
+        from leases.watchdog import check_platform
+
+        check_platform()
+
+
+class Stopper:
+    """Stops the work of one lease. This one does no more than to call what is to be called."""
+
+    def begin(self, lease: Ending, clock: Clock, stop_within: float) -> None:
+        """The lease was acquired, and nobody was told yet.
+
+        Raises:
+            ConfigurationError: it cannot be watched over.
+        """
+
+    def entered(self) -> None:
+        """A body begins under it, in another task maybe than the one that acquired."""
+
+    def stop(self, loss: LeaseLost, call: Callable[[], None] | None, start: Start) -> None:
+        """The work is to stop now; called once at most, from any thread, and must not wait.
+
+        Args:
+            loss: why.
+            call: what is to be called besides.
+            start: calls something in a thread of its own.
+        """
+        if call is not None:
+            start(call)
+
+    def left(self, error: BaseException | None) -> LeaseLost | None:
+        """A body has ended by this error; the loss to raise instead, where the error came of `stop`."""
+        return None
+
+    def end(self) -> None:
+        """The work has stopped, and nothing may stop it any more. Harmless when repeated."""
+
+
+class Exit(Stopper):
+    """Ends the process, whatever its threads do, as long as Python runs any."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._ended = False
+
+    def stop(self, loss: LeaseLost, call: Callable[[], None] | None, start: Start) -> None:
+        start(lambda: self._exit(loss, call))
+
+    def _exit(self, loss: LeaseLost, call: Callable[[], None] | None) -> None:
+        say_last_words(f"{loss}; the process exits", call, self._patience)
+        if not self._ended:
+            os._exit(EXIT_CODE)
+
+    def end(self) -> None:
+        self._ended = True
+
+
+def say_last_words(message: str, call: Callable[[], None] | None, patience: float) -> None:
+    """Log, call back and write out what is buffered, for so many seconds at most: a pipe may be full."""
+
+    def say() -> None:
+        import logging
+
+        if call is not None:
+            call()
+        logging.getLogger("leases").critical(message)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+
+    with suppress(RuntimeError):  # The interpreter is ending.
+        thread = threading.Thread(target=say, name="leases-last-words", daemon=True)
+        thread.start()
+        thread.join(patience)
+
+
+class Early:
+    """The instant before the deadline at which the work is to stop; the keeper looks at it.
+
+    Args:
+        left: seconds until then; None when it does not matter any more.
+        stop: called then, once.
+    """
+
+    def __init__(self, left: Callable[[], float | None], stop: Callable[[], None]) -> None:
+        self._left, self._stop = left, stop
+        self.plan: Plan | None = None
+
+    def tick(self) -> None:
+        """Stop the work if it is time, or look again when it may be: renewals move it on."""
+        left = self._left()
+        if left is None:
+            return
+        if left > 0:
+            keeper.keep(self, left)
+        else:
+            self._stop()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._left = lambda: None
+        drop(self)
