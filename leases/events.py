@@ -35,6 +35,12 @@ class Blocked(NamedTuple):
     slot: Slot
 
 
+class Open(NamedTuple):
+    """The lock could be had now, and this claim stands back. Told once for every version."""
+
+    slot: Slot
+
+
 class Granted(NamedTuple):
     """A claim is committed. Seal the fences with the token, then ask `confirm`: only that is success."""
 
@@ -82,5 +88,5 @@ class WentBack(NamedTuple):
 
 
 Request = Read | Swap
-Event = Blocked | Granted | Renewed | Endangered | Lost | Released | GaveUp | WentBack
+Event = Blocked | Open | Granted | Renewed | Endangered | Lost | Released | GaveUp | WentBack
 Output = Request | Event

@@ -30,6 +30,9 @@ are not trusted. Clocks are compared only with themselves, and only their rate i
              the beat (yes), or a newer version that is not mine (no more: versions are not reused).
   No more    A lease whose work was told to stop, or shows no progress, is not renewed any more: it
   renewals.  runs out at the deadline it has, and is released if the work stops before that.
+  Standing   Who wants any one of several locks seeks them all and claims one: where a lock is seen not to be
+  back.      had, and no claim of this machine is under way, it can be told to claim nothing and to go on
+             timing what stands there. It is then told when the lock is open, and may be told to go ahead.
   Loss       is for ever, is told once, and waits for nothing. A renewal is never sent past the deadline,
              though the store would take it: the next tenure has a new claim and a new token.
   Leaving.   The work has stopped, then one swap frees the last version known. If a late renewal got there
@@ -80,6 +83,7 @@ from leases.events import (
     GaveUp,
     Granted,
     Lost,
+    Open,
     Output,
     Read,
     Released,
@@ -238,7 +242,7 @@ class Machine:
         "phase", "claim_id", "token", "deadline", "lost", "_acquired", "_last", "_attempts", "_flight",
         "_newest", "_floor", "_view", "_sightings", "_missing", "_doubt", "_not_before", "_poll_at",
         "_renew_at", "_overdue_at", "_until", "_tries", "_races", "_requests", "_metadata", "_edition",
-        "_farewell", "_renew_until", "trouble",
+        "_farewell", "_renew_until", "_standing_back", "_told_open", "trouble",
     )  # fmt: skip
     __slots__ = (
         *_STATE, "_boot", "_entropy", "_ledger", "_out", "holder", "name", "terms", "traits",
@@ -287,6 +291,8 @@ class Machine:
         self._until = 0.0  # leaving: when the caller is told; chasing: when it ends
         self._tries = 0
         self._races = 0
+        self._standing_back = False  # seeking: claim nothing
+        self._told_open = False  # and it was told that what is in view is open
         self._requests = max([a.request for a in self._attempts]) if self._attempts else 0
         self._metadata: Mapping[str, str] = metadata or {}
         self._edition = 0
@@ -347,6 +353,25 @@ class Machine:
         """
         self._expire(now)
         self._renew_until = until
+
+    def stand_back(self, now: Instant) -> bool:
+        """Claim nothing until told to `go_ahead`, if the lock is seen not to be had; else False.
+
+        False also while a claim may be under way: whoever seeks several locks and wants one of them goes on
+        to the next only after that.
+        """
+        self._expire(now)
+        if self.phase is not Phase.SEEKING or self._view is None or self._doubt or self._claiming():
+            return False
+        if self._open_in(now, self._view) <= 0:
+            return False
+        self._standing_back, self._told_open = True, False
+        return True
+
+    def go_ahead(self, now: Instant) -> None:
+        """Claim the lock as soon as it is open."""
+        self._expire(now)
+        self._standing_back = False
 
     def release(self, now: Instant, *, linger: float | None = None, successor: str | None = None) -> None:
         """The work has stopped: free the record, or leave it.
@@ -436,6 +461,15 @@ class Machine:
         """Whether it stands and a renewal is overdue."""
         return self.held(now) and now.hold >= self._overdue_at
 
+    def late(self, now: Instant) -> float:
+        """For how many seconds a timer has been due: more than a moment, and nobody calls `poll`."""
+        return max(-min(self._timers(now), default=0.0), 0.0)
+
+    def aim(self, request: int) -> Aim | None:
+        """What a swap was sent for, as long as it is remembered; None for a read."""
+        attempt = self._sent(request)
+        return None if attempt is None else attempt.aim
+
     @property
     def awaited(self) -> int | None:
         """The number of the request that is still worth carrying out."""
@@ -451,6 +485,12 @@ class Machine:
         if self._view is None or not self._view.held:
             return None
         return max(self._ripe_in(now, self._view), 0.0)
+
+    def open(self, now: Instant) -> bool:
+        """Whether this claim stands back and could be sent now, as far as is known."""
+        if self.phase is not Phase.SEEKING or not self._standing_back or self._doubt:
+            return False
+        return self._view is not None and self._open_in(now, self._view) <= 0
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -503,10 +543,13 @@ class Machine:
             self._read(now)
         elif self._view is None:  # An optimistic create: one round trip where the lock is free.
             self._claim(now, absent(self.name))
-        elif self._open_in(now, self._view) <= 0:
+        elif self._open_in(now, self._view) <= 0 and not self._standing_back:
             self._claim(now, self._view)
         elif now.wait >= self._poll_at:
             self._read(now)
+        elif self._standing_back and not self._told_open and self._open_in(now, self._view) <= 0:
+            self._told_open = True
+            self._out.append(Open(self._view))
 
     def _renew(self, now: Instant) -> None:
         if (now.hold < self._renew_at and not self._doubt) or now.wait < self._not_before:
@@ -743,7 +786,7 @@ class Machine:
     def _consider(self, now: Instant, slot: Slot) -> None:
         """A seeker's view changes; the first sighting of a version is what it is timed from."""
         fresh = self._view is None or (slot.version, slot.body) != (self._view.version, self._view.body)
-        self._view = slot
+        self._view, self._told_open = slot, self._told_open and not fresh
         self._sight(now, slot)
         self._poll_at = now.wait + self._poll_after(slot)
         if slot.held and not self._mine_to_free(slot):
@@ -810,6 +853,8 @@ class Machine:
     def _next_try_in(self, now: Instant) -> float:
         if self._doubt or self._view is None:
             return 0.0
+        if self._standing_back and self._told_open:
+            return self._poll_at - now.wait
         return min(self._open_in(now, self._view), self._poll_at - now.wait)
 
     # ---- committed -------------------------------------------------------------------------------
@@ -900,6 +945,12 @@ class Machine:
     def _pending(self) -> bool:
         """Whether a write of ours may still land."""
         return any(not a.settled and a.aim is not Aim.FREE for a in self._attempts)
+
+    def _claiming(self) -> bool:
+        """Whether a claim is under way, or an answer to one is being looked for."""
+        if self._flight is None:
+            return False
+        return any(not a.settled and a.claim == self.claim_id for a in self._attempts)
 
     def _mine_to_free(self, slot: Slot) -> bool:
         """Whether the record was written by a claim of this process that is over, beat and all."""

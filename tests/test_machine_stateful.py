@@ -34,6 +34,7 @@ class Notes:
     replies: list[tuple[Request, Outcome | Slot]] = field(default_factory=list)
     over: set[str] = field(default_factory=set)  # claims that were lost or released
     working: str | None = None  # the claim that reported success, and whose work has not stopped
+    stands_back: bool = False
 
     def leaves(self, claim: Claim, at: float) -> None:
         """A write is sent."""
@@ -59,6 +60,7 @@ class Noted(Side):
         requests = super().look()
         for request in requests:
             if isinstance(request, Swap) and request.claim is not None and request.claim.held:
+                assert not (self.notes.stands_back and self.phase == "seeking"), "it claims, standing back"
                 self.notes.leaves(request.claim, self.hold)
         return requests
 
@@ -98,6 +100,7 @@ class Contenders(RuleBasedStateMachine):
             old = notes.side
             notes.side = Noted(self.store, old.machine.holder, TERMS, at=old.hold, seed=self.turn)
             notes.side.wait, notes.side.notes, notes.replies = old.wait, notes, []
+            notes.stands_back = False
         if notes.side.phase == "idle":
             notes.side.start()
 
@@ -106,6 +109,21 @@ class Contenders(RuleBasedStateMachine):
         """The driver looks at the timers."""
         if self.all[who].side.phase != "idle":
             self.all[who].side.look()
+
+    @rule(who=st.sampled_from([0, 1]))
+    def it_stands_back(self, who: int) -> None:
+        """A contender that seeks claims nothing, if nothing of its is under way."""
+        notes = self.all[who]
+        if notes.side.phase == "seeking" and notes.side.machine.stand_back(notes.side.now):
+            notes.stands_back = True
+
+    @rule(who=st.sampled_from([0, 1]))
+    def it_goes_ahead(self, who: int) -> None:
+        """It claims again what it can."""
+        notes = self.all[who]
+        if notes.stands_back:
+            notes.side.machine.go_ahead(notes.side.now)
+            notes.stands_back = False
 
     @rule(who=st.sampled_from([0, 1]), which=st.integers(0, 3), again=st.booleans())
     def a_request_lands(self, who: int, which: int, again: bool) -> None:
