@@ -12,9 +12,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Protocol
+from typing import Final, Protocol
 
-from leases.errors import StoreError
+from leases.errors import ConfigurationError, StoreError
 from leases.record import Claim
 
 
@@ -31,6 +31,7 @@ class Traits:
         ordered: `Slot.order` tells older news from newer.
         local: the store lives on this host alone, so instants of its boot clock may be compared.
         watches: `Backend.watch` tells of a change within milliseconds.
+        guards: `Backend.write_guarded` works: a key can be written together with a look at a lock's record.
         least_ttl: the shortest ttl in seconds that makes sense here.
         token_source: where fencing tokens come from, for people.
         failover: the worst time from a holder's death to its successor, as a formula for people.
@@ -43,6 +44,7 @@ class Traits:
     ordered: bool = True
     local: bool = False
     watches: bool = True
+    guards: bool = False
     least_ttl: float = 1.0
     token_source: str = "counted up in the record from the store's own numbers"
     failover: str = "ttl + one round trip"
@@ -212,6 +214,33 @@ class Backend(ABC):
         """
         return self.swap(seen, None, timeout)
 
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        """Write bytes under a key of the lock, or delete them (None), if the very version of `guard` stands.
+
+        One transaction of the store looks at the lock's record and writes, and it is sent once. The record
+        stays as it is: `Applied` shows it, and so does `Conflict`, if it tells. A guard without a version
+        conflicts. Deleting what is not there is applied. The key is of this lock alone (see `beside`), and no
+        scan shows it.
+
+        Raises:
+            ConfigurationError: the store has no such transaction (`Traits.guards`).
+        """
+        raise self._no_guard()
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        """The bytes under a key of a lock; None where there are none. It may be stale, as any read.
+
+        Raises:
+            ConfigurationError: the store has no keys beside its locks (`Traits.guards`).
+        """
+        raise self._no_guard()
+
+    def _no_guard(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.traits.store} cannot write a key and check a lock's record in one transaction; keep the "
+            "lock in a store that can, or have what is written compare tokens, by another fence"
+        )
+
     def examine(self, timeout: float) -> Iterator[Finding]:
         """What can be found out about the store: its version and health, and what we may do in it.
 
@@ -226,6 +255,19 @@ class Backend(ABC):
 
     def forked(self) -> None:  # noqa: B027 - most stores have something to drop, a memory store has not
         """In the child of a fork: drop what was inherited, without a goodbye on the wire."""
+
+
+_APART: Final = "\t"  # No lock's name has one, nor any key: neither can be taken for the other.
+
+
+def beside(name: str, key: str) -> str:
+    """What the key of a lock is called in the store, where records are called by their lock's name."""
+    return f"{_APART}{name}{_APART}{key}"
+
+
+def is_beside(name: str) -> bool:
+    """Whether what a store shows under a name is the key of a lock, and no lock's record."""
+    return name.startswith(_APART)
 
 
 def names(slots: Iterable[Slot | Exception]) -> Iterator[Slot]:

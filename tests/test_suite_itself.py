@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from leases.contract import Applied, Conflict, Notify, Outcome, Slot, Unknown, Watch, absent
+from leases.errors import RecordRefused
 from leases.record import Claim
 from leases.testing import _probes, suite
 from leases.testing.cells import Kind
@@ -84,6 +85,49 @@ class CallsVoidWhatWasDone(Honest):
         return Unknown(void=True) if timeout == 0 else outcome
 
 
+class WritesKeysUnguarded(Honest):
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        self._store.cells._guarded[guard.name, key] = body or b""
+        return Applied(guard)
+
+
+class GuardsByTheHolderAlone(Honest):
+    """As an owner's name is compared, and not the version."""
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        slot = super().read(guard.name, timeout)
+        same = guard.claim and slot.claim and guard.claim.holder == slot.claim.holder
+        return super().write_guarded(slot if same else guard, key, body, timeout)
+
+
+class RenewsWithTheKey(Honest):
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        outcome = super().write_guarded(guard, key, body, timeout)
+        return super().swap(guard, guard.claim, timeout) if isinstance(outcome, Applied) else outcome
+
+
+class MixesKeysUp(Honest):
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        return super().write_guarded(guard, key.rstrip("/"), body, timeout)
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        return super().read_guarded(name, key.rstrip("/"), timeout)
+
+
+class ForgetsKeysWithTheLock(Honest):
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        held = super().read(name, timeout).held
+        return super().read_guarded(name, key, timeout) if held else None
+
+
+class ShowsKeysInAScan(Honest):
+    def scan(self, prefix: str, timeout: float) -> Iterable[Slot | Exception]:
+        keys = [
+            RecordRefused(key, "no record", body) for (_, key), body in self._store.cells._guarded.items()
+        ]
+        return [*super().scan(prefix, timeout), *keys]
+
+
 class ReadsStrangersAsAbsent(Honest):
     def read(self, name: str, timeout: float) -> Slot:
         slot = self._store.cells.peek(name)
@@ -115,6 +159,14 @@ S = suite.BackendSuite
         (ShowsAllInAScan, S.test_a_scan_shows_the_records_under_a_prefix),
         (ShowsAllInAScan, S.test_a_scan_takes_no_character_for_a_pattern),
         (StaysOpen, S.test_a_closed_backend_says_so),
+        (StaysOpen, S.test_a_closed_backend_writes_no_key),
+        (WritesKeysUnguarded, S.test_a_key_is_not_written_once_the_record_has_changed),
+        (WritesKeysUnguarded, S.test_nothing_guards_where_no_record_ever_stood),
+        (GuardsByTheHolderAlone, S.test_a_key_is_not_written_once_the_record_has_changed),
+        (RenewsWithTheKey, S.test_a_key_is_written_while_the_record_stands),
+        (MixesKeysUp, S.test_keys_of_a_lock_do_not_meet),
+        (ForgetsKeysWithTheLock, S.test_a_key_outlives_the_record),
+        (ShowsKeysInAScan, S.test_no_scan_shows_a_key),
         (CallsVoidWhatWasDone, S.test_no_time_at_all_is_no_reason_to_hang_or_to_guess),
     ],
     ids=lambda value: value.__name__,

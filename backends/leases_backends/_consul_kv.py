@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from leases.contract import Slot
+from leases.contract import Slot, is_beside
 from leases.errors import RecordRefused, StoreDenied, StoreError, StoreUnavailable
 from leases.record import decode
 from leases_backends._consul_http import Answer, NotSent, Wire
@@ -129,6 +129,13 @@ class Space:
             raise RecordRefused(name, "a session has locked its key, with Consul's own locks", body)
         return Slot(name, index, decode(name, body), index, index, body)
 
+    def read_bytes(self, name: str, timeout: float) -> bytes | None:
+        """The bytes under a name, whatever they are; None where there are none. Raises as `Backend.read`."""
+        answer = self.wire.ask("GET", self.target(f"kv/{self.key(name)}"), None, timeout)
+        for entry in self.entries(answer):
+            return _value(entry)
+        return None
+
     def scan(self, prefix: str, timeout: float) -> list[Slot | Exception]:
         """Every record whose name begins so, by name; raises as `Backend.read`."""
         until = time.monotonic() + timeout
@@ -146,7 +153,8 @@ class Space:
         for entry in entries:
             rest = entry["Key"].removeprefix(self.prefix)
             name = read_back(rest)
-            if not rest:  # Consul's own interface makes such keys for folders.
+            # Consul's own interface makes keys for folders.
+            if not rest or (name is not None and is_beside(name)):
                 continue
             try:
                 if name is None:

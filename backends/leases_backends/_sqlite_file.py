@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, TypeVar
 
 from leases.clock import boot_id
-from leases.contract import Slot
+from leases.contract import Slot, is_beside
 from leases.errors import StoreDenied, StoreUnavailable
 from leases.record import Claim, decode
 from leases_backends._paths import make_private
@@ -132,6 +132,8 @@ class File:
                 name = raw.decode(errors="replace")
                 if not name.startswith(prefix):
                     break
+                if is_beside(name):
+                    continue
                 found.append((name, version, body))
             return found
 
@@ -171,6 +173,41 @@ class File:
             return True, Row(number, row.ceiling, None if body is None else number, body or b"")
 
         return self._in_turn(timeout, swap)
+
+    def write_beside(
+        self, name: str, version: object, place: str, body: bytes | None, timeout: float
+    ) -> tuple[bool, Row]:
+        """Write under another name, or delete there (None), if that version of a record stands; as `swap`.
+
+        It waits for the disk: unlike a lock, what an application keeps is not worthless after a power cut.
+        """
+
+        def write(db: sqlite3.Connection) -> tuple[bool, Row]:
+            row = self._begin(db, name, durable=True)
+            if row.version != version or version is None:
+                return False, row
+            number = row.last + 1
+            if body is None:
+                db.execute("DELETE FROM leases WHERE name = ?", (place,))
+            else:
+                db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (place, number, body))
+            db.execute("UPDATE sequence SET last = ?", (number,))
+            self._commit(db)
+            self._highest = number
+            return True, row
+
+        def durably(db: sqlite3.Connection) -> tuple[bool, Row]:
+            db.execute("PRAGMA synchronous = FULL")
+            try:
+                done = write(db)
+                self._undo()
+                db.execute("PRAGMA synchronous = NORMAL")
+            except BaseException:
+                self._drop()  # It might go on waiting for the disk with every commit.
+                raise
+            return done
+
+        return self._in_turn(timeout, durably)
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -231,13 +268,18 @@ class File:
         except sqlite3.Error as error:
             raise self._trouble(error, committing=True) from error
 
-    def _begin(self, db: sqlite3.Connection, name: str) -> Row:
-        """Begin to write: what stands under the name, with room for another number below the ceiling."""
+    def _begin(self, db: sqlite3.Connection, name: str, *, durable: bool = False) -> Row:
+        """Begin to write: what stands under the name, with room for another number below the ceiling.
+
+        Durable: what is committed next is to wait for the disk, as was set before.
+        """
         db.execute("BEGIN IMMEDIATE")
         row = self._row(db, name)
         if row.last < self._highest or row.last + MARGIN >= row.ceiling:
             db.execute("ROLLBACK")
             self._settle(db)
+            if durable:
+                db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             row = self._row(db, name)
         self._highest = row.last

@@ -12,7 +12,7 @@ from typing import Any, Final
 from kazoo.exceptions import BadVersionError, NoAuthError, NodeExistsError, NoNodeError, NotEmptyError
 from kazoo.protocol.states import ZnodeStat
 
-from leases.contract import Slot
+from leases.contract import Slot, is_beside
 from leases.errors import RecordRefused, StoreDenied, StoreUnavailable
 from leases_backends import _zookeeper_asks as asks
 from leases_backends._zookeeper_client import Session
@@ -83,6 +83,12 @@ class Records:
             raise translate(error, f"{self._shown_as}: {path}: looking at it") from error
         return max((stat.pzxid for _, stat in there if not isinstance(stat, Exception)), default=None)
 
+    def read_bytes(self, name: str, until: float) -> bytes | None:
+        """The bytes of another node next to the records; None where there is none."""
+        path = self.path(name)
+        _, found = self._session.ask(until, asks.sync(path), asks.get(path))
+        return None if isinstance(found, NoNodeError) else self._node(found, path).body
+
     def _node(self, found: Any, path: str) -> Node:
         if isinstance(found, Exception):
             raise translate(found, f"{self._shown_as}: {path}: reading it") from found
@@ -102,7 +108,7 @@ class Records:
         if isinstance(found, Exception):
             raise translate(found, f"{self._shown_as}: {self._parent}: listing it") from found
         nodes = sorted((name_of(node) or node, node) for node in found[0])
-        wanted = [(name, node) for name, node in nodes if name.startswith(prefix)]
+        wanted = [(name, node) for name, node in nodes if name.startswith(prefix) and not is_beside(name)]
         shown: list[Slot | Exception] = []
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
@@ -159,6 +165,29 @@ class Records:
             self._session.remember(path, 0, None)
             return None
         return self._made(path, body, birth, answers)
+
+    def write_beside(self, guard: Slot, name: str, body: bytes | None, until: float) -> bool:
+        """Write another node, or delete it (None), if exactly the version of a record stands, and its birth.
+
+        The checks come first in the transaction: what it says of the node says that they were passed.
+        """
+        path, place, (czxid, version) = self.path(guard.name), self.path(name), _stamp(guard)
+        birth = self._birth(path, czxid, until)
+        for write in _ways(place, body, self._acl) if birth else ():
+            fill = _after((f"{path}/{birth}", 0), (path, version), write)
+            (answers,) = self._session.ask(until, asks.transaction(fill))
+            fault = self._judged(answers, place)
+            if not isinstance(fault, Exception):
+                return True
+            if isinstance(answers, Exception) or answers[-1] is not fault:
+                break
+            if body is None:
+                return True  # There is nothing to delete.
+        else:
+            if birth:
+                raise NotDone(f"{self._shown_as}: {place}: others make and delete it; try again")
+        self._session.remember(path, 0, None)
+        return False
 
     def _birth(self, path: str, czxid: int, until: float) -> str | None:
         """The birth of the record that was seen; "" where it came without one, None where it is gone."""
@@ -253,6 +282,29 @@ def _stamp(seen: Slot) -> tuple[int, int]:
             seen.name, "its node was written so often that its version cannot be checked any more", seen.body
         )
     return czxid, version
+
+
+def _ways(path: str, body: bytes | None, acl: list[Any]) -> tuple[Callable[[Any], None], ...]:
+    """What brings a node to its bytes, whatever it was before: the second where the first finds none."""
+    if body is None:
+        return (lambda transaction: transaction.delete(path),)
+    return (
+        lambda transaction: transaction.set_data(path, body),
+        lambda transaction: transaction.create(path, body, acl),
+    )
+
+
+def _after(
+    first: tuple[str, int], second: tuple[str, int], write: Callable[[Any], None]
+) -> Callable[[Any], None]:
+    """A transaction that checks two nodes' versions before it writes."""
+
+    def fill(transaction: Any) -> None:
+        transaction.check(*first)
+        transaction.check(*second)
+        write(transaction)
+
+    return fill
 
 
 def _split(answers: list[Any], size: int) -> tuple[list[Any], list[Any], list[Any]]:

@@ -36,6 +36,7 @@ from leases.contract import (
     Traits,
     Unknown,
     Watch,
+    beside,
 )
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases.record import Claim, encode
@@ -52,10 +53,14 @@ FOLDER: Final = "leases"
 WHERE: Final[tuple[str, ...]] = ("dc", "ns", "partition")
 OPTIONS: Final = frozenset({*WHERE, "token_file", *TLS})
 
+# What a transaction says of an index that is not there any more, by `cas` and by `check-index`.
+_STALE: Final = ("index is stale", "failed to check index, key", "current modify index")
+
 TRAITS: Final = Traits(
     "consul",
     release_deletes=True,
     token_from_write=True,
+    guards=True,
     least_ttl=1.0,
     token_source="the index in the servers' log of the acquiring write (ModifyIndex)",
     failover="ttl + one round trip; where a server fails too, + its election (up to 10 s as Consul comes)",
@@ -130,16 +135,27 @@ class Consul(Backend):
         ]
         if claim is None:
             steps.append({"Verb": "delete", "Key": key})
-        try:
-            answer = space.wire.ask("PUT", space.target("txn"), space.write(steps), timeout)
-            index = self._committed(answer)
-        except StoreUnavailable as error:
-            return Unknown(error, void=isinstance(error, NotSent))
-        if index is None:
-            return self._conflict(seen, until)
+        index = self._commit(seen, steps, until)
+        if not isinstance(index, int):
+            return index
         if claim is None:
             return Applied(Slot(seen.name, None, None, index, index))
         return Applied(Slot(seen.name, index, claim, index, index, body))
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        space, until = self._open().space, time.monotonic() + timeout
+        if guard.version is None:
+            return self._conflict(guard, until)
+        place = space.key(beside(guard.name, key))
+        write: dict[str, Any] = {"Verb": "delete", "Key": place}
+        if body is not None:
+            write = {"Verb": "set", "Key": place, "Value": base64.b64encode(body).decode()}
+        check = {"Verb": "check-index", "Key": space.key(guard.name), "Index": guard.version}
+        done = self._commit(guard, [check, write], until)
+        return Applied(guard) if isinstance(done, int) else done
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        return self._open().space.read_bytes(beside(name, key), timeout)
 
     def watch(self, seen: Slot, notify: Notify) -> Watch:
         return self._open().watcher.add(seen, notify, self)
@@ -163,6 +179,16 @@ class Consul(Backend):
             raise StoreUnavailable(f"{self.identity} was closed; connect again")
         return self._agent
 
+    def _commit(self, seen: Slot, steps: list[dict[str, Any]], until: float) -> int | Conflict | Unknown:
+        """Send a transaction that stands on a version of a record: its index, or why there is none."""
+        space = self._agent.space
+        try:
+            answer = space.wire.ask("PUT", space.target("txn"), space.write(steps), until - time.monotonic())
+            index = self._committed(answer)
+        except StoreUnavailable as error:
+            return Unknown(error, void=isinstance(error, NotSent))
+        return self._conflict(seen, until) if index is None else index
+
     def _committed(self, answer: Answer) -> int | None:
         """The index of a transaction; None where another version stood there.
 
@@ -174,7 +200,7 @@ class Consul(Backend):
             raise space.trouble(answer)
         if answer.status == 409:  # Whoever may not write is told so in the same way.
             faults = _faults(answer)
-            if faults and all("index is stale" in fault for fault in faults):
+            if faults and all(any(word in fault for word in _STALE) for fault in faults):
                 return None
             raise space.trouble(replace(answer, body="; ".join(faults).encode()))
         try:

@@ -19,7 +19,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from leases.contract import Applied, Backend, Conflict, Finding, Notify, Outcome, Slot, Traits, Unknown, Watch
+from leases.contract import (
+    Applied,
+    Backend,
+    Conflict,
+    Finding,
+    Notify,
+    Outcome,
+    Slot,
+    Traits,
+    Unknown,
+    Watch,
+    beside,
+    is_beside,
+)
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
 from leases_backends import _etcd_messages as messages
@@ -37,6 +50,7 @@ TRAITS: Final = Traits(
     "etcd",
     release_deletes=True,
     token_from_write=True,
+    guards=True,
     least_ttl=1.0,
     token_source="the revision of the acquiring write, of the whole cluster",
     failover="ttl + one round trip; some 1.5 s more if etcd has to elect a leader of its own",
@@ -44,6 +58,7 @@ TRAITS: Final = Traits(
 )
 
 _MOD: Final = messages.Compare.MOD
+_FIRST: Final = b" "  # No lock's name begins with a lower byte; what the locks' own keys are called does.
 
 
 def connect(url: str) -> Etcd:
@@ -87,22 +102,30 @@ class Etcd(Backend):
             return Conflict()
         ttl = 0.0 if claim is None else claim.ttl
         lease = client.janitors.lease(ttl)
-        try:
-            answer = client.call(TXN, self._transaction(seen, body, lease), timeout, who=self.identity)
-        except NotExecuted as error:
-            if isinstance(error, LeaseGone):
+        done = self._commit(seen, self._write(seen.name, body, lease), timeout)
+        if not isinstance(done, int):
+            if isinstance(done, Unknown) and isinstance(done.cause, LeaseGone):
                 client.janitors.gone(lease)
-            return Unknown(error, void=True)
-        except StoreUnavailable as error:
-            return Unknown(error)
-        if not answer.succeeded:
-            return Conflict(_slot(seen.name, answer.responses[0].response_range, answer.header.revision))
-        revision = answer.header.revision
+            return done
+        revision = done
         if claim is None or body is None:
             return Applied(Change(revision, None).slot(seen.name))
         client.janitors.replenish(ttl)
         floor = revision if claim.token is None else max(revision, claim.token)
         return Applied(Slot(seen.name, revision, claim, revision, floor, body))
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        if guard.version is None:
+            self._open()
+            return Conflict()
+        # Not in a janitor's lease: what an application keeps outlives its process.
+        done = self._commit(guard, self._write(beside(guard.name, key), body, 0), timeout)
+        return Applied(guard) if isinstance(done, int) else done
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        question = messages.RangeRequest(key=self.prefix + beside(name, key).encode())
+        answer = self._open().call(RANGE, question, timeout, who=self.identity)
+        return answer.kvs[0].value if answer.kvs else None
 
     def watch(self, seen: Slot, notify: Notify) -> Watch:
         return self._open().watcher.add(self.prefix + seen.name.encode(), seen, notify, self)
@@ -113,11 +136,15 @@ class Etcd(Backend):
         until = monotonic() + timeout
         begin = self.prefix + prefix.encode()
         end, found = _end_of(begin), list[Slot | Exception]()
+        if not prefix:
+            begin += _FIRST
         while True:
             question = messages.RangeRequest(key=begin, range_end=end, limit=PAGE)
             answer = self._open().call(RANGE, question, until - monotonic(), who=self.identity)
             for pair in answer.kvs:
                 name = pair.key[len(self.prefix) :].decode(errors="replace")
+                if is_beside(name):
+                    continue
                 try:
                     found.append(Change(pair.mod_revision, pair.value).slot(name))
                 except RecordRefused as refused:
@@ -141,18 +168,29 @@ class Etcd(Backend):
     def forked(self) -> None:
         """Nothing is left to drop: the connections were closed before the fork, in the parent."""
 
-    def _transaction(self, seen: Slot, body: bytes | None, lease: int) -> messages.TxnRequest:
+    def _commit(self, seen: Slot, write: messages.RequestOp, timeout: float) -> int | Conflict | Unknown:
+        """Write something if the version that was seen of a record stands there: the revision, or why not."""
         key = self.prefix + seen.name.encode()
         version = seen.version if isinstance(seen.version, int) else 0
-        if body is None:
-            write = messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))
-        else:
-            write = messages.RequestOp(request_put=messages.PutRequest(key=key, value=body, lease=lease))
-        return messages.TxnRequest(
+        transaction = messages.TxnRequest(
             compare=[messages.Compare(target=_MOD, key=key, mod_revision=version)],
             success=[write],
             failure=[messages.RequestOp(request_range=messages.RangeRequest(key=key))],
         )
+        client = self._open()
+        try:
+            answer = client.call(TXN, transaction, timeout, who=self.identity)
+        except StoreUnavailable as error:
+            return Unknown(error, void=isinstance(error, NotExecuted))
+        if not answer.succeeded:
+            return Conflict(_slot(seen.name, answer.responses[0].response_range, answer.header.revision))
+        return answer.header.revision
+
+    def _write(self, name: str, body: bytes | None, lease: int) -> messages.RequestOp:
+        key = self.prefix + name.encode()
+        if body is None:
+            return messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))
+        return messages.RequestOp(request_put=messages.PutRequest(key=key, value=body, lease=lease))
 
     def _open(self) -> Client:
         if self._closed:

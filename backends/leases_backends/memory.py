@@ -69,6 +69,19 @@ class Memory(Backend):
     def remove(self, seen: Slot, timeout: float) -> Outcome:
         return self._change(seen, lambda cells: cells.erase(seen))
 
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        with self._able().mutex:
+            return self._store.cells.write_guarded(guard, key, body)
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        with self._able().mutex:
+            return self._store.cells.read_guarded(name, key)
+
+    def _able(self) -> _Store:
+        if not self.traits.guards:
+            raise self._no_guard()
+        return self._open()
+
     def _change(self, seen: Slot, change: Callable[[Cells], Outcome]) -> Outcome:
         with self._open().mutex:
             outcome = change(self._store.cells)

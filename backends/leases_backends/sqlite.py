@@ -34,6 +34,7 @@ from leases.contract import (
     Traits,
     Unknown,
     Watch,
+    beside,
 )
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
@@ -48,6 +49,7 @@ TRAITS: Final = Traits(
     release_deletes=True,
     token_from_write=True,
     local=True,
+    guards=True,
     least_ttl=0.1,
     token_source="the number of the acquiring write, from one sequence of the file",
     failover="ttl, to the millisecond; a release wakes the next within some 20 ms",
@@ -118,6 +120,20 @@ class Sqlite(Backend):
             return Conflict(row.slot(seen.name))
         self._watcher.written(seen.name, row)
         return Applied(row.slot(seen.name, claim))
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        place, file = beside(guard.name, key), self._open()
+        try:
+            done, row = file.write_beside(guard.name, guard.version, place, body, timeout)
+        except CommitDoubt as error:
+            return Unknown(error)
+        except StoreUnavailable as error:
+            return Unknown(error, void=True)
+        return Applied(guard) if done else Conflict(row.slot(guard.name))
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        row = self._open().read(beside(name, key), timeout)
+        return None if row.version is None else row.body
 
     def watch(self, seen: Slot, notify: Notify) -> Watch:
         self._open()

@@ -21,7 +21,19 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from leases.contract import Applied, Backend, Conflict, Finding, Notify, Outcome, Slot, Traits, Unknown, Watch
+from leases.contract import (
+    Applied,
+    Backend,
+    Conflict,
+    Finding,
+    Notify,
+    Outcome,
+    Slot,
+    Traits,
+    Unknown,
+    Watch,
+    beside,
+)
 from leases.errors import StoreDenied, StoreUnavailable
 from leases.record import Claim, encode
 from leases_backends._zookeeper_client import Session, session_of
@@ -34,6 +46,7 @@ TRAITS: Final = Traits(
     "zookeeper",
     release_deletes=False,
     token_from_write=False,
+    guards=True,
     least_ttl=1.0,
     token_source="counted up in the record, from the number (zxid) of the transaction that wrote it last",
     failover="ttl after a waiter first saw the holder's last renewal, + 2 round trips;"
@@ -100,6 +113,23 @@ class Zookeeper(Backend):
         except StoreUnavailable as error:
             return Unknown(error)
         return Applied(gone) if gone is not None else self._conflict(seen, until)
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        self._open()
+        until = time.monotonic() + timeout
+        if guard.version is None:
+            return Conflict()
+        try:
+            done = self._records.write_beside(guard, beside(guard.name, key), body, until)
+        except NotDone as error:
+            return Unknown(error, void=True)
+        except StoreUnavailable as error:
+            return Unknown(error)
+        return Applied(guard) if done else self._conflict(guard, until)
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        self._open()
+        return self._records.read_bytes(beside(name, key), time.monotonic() + timeout)
 
     def _conflict(self, seen: Slot, until: float) -> Conflict:
         """What stands there instead. The server that refused the swap has seen it, so this read does too."""

@@ -53,9 +53,11 @@ class Rules:
     parent: bool = False
 
 
-_LOCAL: Final = Traits("memory", release_deletes=True, token_from_write=True, local=True, least_ttl=0.1)
-_GLOBAL: Final = Traits("etcd", release_deletes=True, token_from_write=True)
-_COUNTED: Final = Traits("zookeeper", release_deletes=False, token_from_write=False)
+_LOCAL: Final = Traits(
+    "memory", release_deletes=True, token_from_write=True, local=True, guards=True, least_ttl=0.1
+)
+_GLOBAL: Final = Traits("etcd", release_deletes=True, token_from_write=True, guards=True)
+_COUNTED: Final = Traits("zookeeper", release_deletes=False, token_from_write=False, guards=True)
 
 _RULES: Final[dict[Kind, Rules]] = {
     Kind.MEMORY: Rules(_LOCAL),
@@ -63,7 +65,7 @@ _RULES: Final[dict[Kind, Rules]] = {
     Kind.ETCD: Rules(_GLOBAL),
     Kind.CONSUL: Rules(replace(_GLOBAL, store="consul"), silent=True),
     Kind.ZOOKEEPER: Rules(_COUNTED, restarts=True, parent=True),
-    Kind.KUBERNETES: Rules(replace(_COUNTED, store="kubernetes")),
+    Kind.KUBERNETES: Rules(replace(_COUNTED, store="kubernetes", guards=False)),
     Kind.UNORDERED: Rules(replace(_COUNTED, store="unordered", ordered=False), silent=True),
 }
 
@@ -77,7 +79,7 @@ class Cells:
         number: the store-wide number of the last write; it grows by one with each.
     """
 
-    __slots__ = ("_slots", "_touched", "kind", "number", "rules")
+    __slots__ = ("_guarded", "_slots", "_touched", "kind", "number", "rules")
 
     def __init__(self, kind: Kind, number: int = 0) -> None:
         self.kind = kind
@@ -85,12 +87,14 @@ class Cells:
         self.number = number
         self._touched = number  # of the last creation or removal
         self._slots: dict[str, Slot] = {}  # a foreign record is a slot with bytes and no claim
+        self._guarded: dict[tuple[str, str], bytes] = {}  # by lock and key
 
     def clone(self) -> Cells:
         """A copy that goes its own way: a backup, a stale replica, a branch of a search."""
         twin = Cells(self.kind, self.number)
         twin._touched = self._touched
         twin._slots = self._slots.copy()
+        twin._guarded = self._guarded.copy()
         return twin
 
     def peek(self, name: str) -> Slot:
@@ -142,6 +146,30 @@ class Cells:
         if slot.version != seen.version or slot.claim is None:
             return Conflict(slot)
         return Applied(self.remove(seen.name))
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None) -> Applied | Conflict:
+        """Write under a key of a lock, or delete it (None), if exactly the version of `guard` stands there.
+
+        Raises:
+            RecordRefused: what stands there is not ours; nothing was written.
+        """
+        slot, place = self.read(guard.name), (guard.name, key)
+        if slot.version != guard.version or slot.version is None:
+            return Conflict(slot)
+        there = place in self._guarded
+        if there or body is not None:
+            self.number += 1
+        if there is (body is None):
+            self._touched = self.number
+        if body is None:
+            self._guarded.pop(place, None)
+        else:
+            self._guarded[place] = body
+        return Applied(slot)
+
+    def read_guarded(self, name: str, key: str) -> bytes | None:
+        """What was written under a key of a lock."""
+        return self._guarded.get((name, key))
 
     def write(self, name: str, body: bytes) -> Slot:
         """Write bytes without asking what stands there, as any other client of the store can."""

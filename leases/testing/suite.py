@@ -49,6 +49,7 @@ from leases.testing._probes import (
     number,
     put,
 )
+from leases.testing.guarded import GuardedKeys
 
 NASTY: Final = (
     "plain",
@@ -97,7 +98,7 @@ NASTY: Final = (
 )
 
 
-class BackendSuite:
+class BackendSuite(GuardedKeys):
     """What every backend must pass.
 
     Attributes:
