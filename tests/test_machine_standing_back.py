@@ -1,4 +1,4 @@
-"""A machine that stands back: it times what stands there and claims nothing, for who wants one lock of many."""
+"""A machine that stands back times what stands there and claims nothing: for who wants one lock of many."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_it_does_not_stand_back_from_a_takeover_under_way(kind: Kind) -> None:
     c.live(2 * TTL)
     assert c.confirm()
     b.hint(a.store.peek(NAME))
-    # Another version stands there than that which it would replace; where nothing tells the newer, it may not.
+    # Another version stands there than it would replace; where nothing tells which is newer, it may not.
     assert b.machine.stand_back(b.now) is kind.rules.traits.ordered
     b.tell(request, Conflict(a.store.peek(NAME)))
     assert b.told[-1] == "Blocked" and b.machine.stand_back(b.now)
