@@ -54,10 +54,10 @@ async def acquire(
     return await _run(acquiring(hub, wish, timeout, ticket, here=False, fences=fences), bell)
 
 
-async def release(tenure: Tenure) -> None:
+async def release(tenure: Tenure, successor: str | None = None) -> None:
     """Release, the work being stopped."""
     bell = Bell()
-    await _run(releasing(tenure, bell.ring, here=False), bell)
+    await _run(releasing(tenure, bell.ring, here=False, successor=successor), bell)
 
 
 async def in_thread(function: Callable[[], object]) -> None:

@@ -61,6 +61,7 @@ class Ticket:
             False where nobody can hear it any more.
         called: whether the turn has come.
         closed: whether what it came by was closed meanwhile.
+        called_off: whether who acquires was told to stop waiting; set it, then ring `call`.
         handle: the connected store it came by; None for a URL.
         me: the thread or task that acquires.
         body: the thread or task in whose `with` body it is held; None for a plain acquire.
@@ -69,12 +70,14 @@ class Ticket:
         hold_back: seconds to wait before the first attempt, for the sake of other processes.
     """
 
-    __slots__ = ("body", "call", "called", "closed", "estate", "handle", "hold_back", "me", "member")
+    __slots__ = (
+        "body", "call", "called", "called_off", "closed", "estate", "handle", "hold_back", "me", "member",
+    )  # fmt: skip
 
     def __init__(self, call: Callable[[], object], handle: object = None, me: object = None) -> None:
         self.call, self.handle, self.me = call, handle, me
         self.body: object = None
-        self.called = self.closed = False
+        self.called = self.closed = self.called_off = False
         self.member: Member | None = None
         self.estate: Estate | None = None
         self.hold_back = 0.0

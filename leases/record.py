@@ -25,6 +25,7 @@ TTL_MOST: Final = 7 * 86400.0
 TOKEN_BITS: Final = 128
 ID_BITS: Final = 128
 BEAT_BITS: Final = 64
+RESERVED: Final = "leases."  # how the keys of metadata begin that the library itself shows, such as a rank
 
 
 class State(Enum):

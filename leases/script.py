@@ -19,9 +19,13 @@ from leases.tenure import Tenure, Wish, nothing
 if TYPE_CHECKING:
     from leases.hub import Hub, Ticket
 
-Wait = float | None | Callable[[], None]
+Wait = float | None | Callable[[], object]
 
 _ASK_AGAIN = 1.0  # seconds after which a store that could not watch is asked again
+
+
+class CalledOff(LeasesError):
+    """Who waited for the lock was told to wait no more; nothing is left behind."""
 
 
 def acquiring(
@@ -37,6 +41,7 @@ def acquiring(
 
     Raises:
         AcquireTimeout: another holds it.
+        CalledOff: the ticket was called off meanwhile.
         StoreError: the store refused, gave no answer at all in the time allowed, or was closed meanwhile.
     """
     until = None if timeout is None else hub.clock().wait + timeout
@@ -65,6 +70,7 @@ def _queue(
     if until is None:
         _refuse_deadlock(hub, wish, ticket)
     while not ticket.called:
+        _raise_if_called_off(ticket)
         if ticket.closed:
             raise hub.gone()
         left = None if until is None else until - hub.clock().wait
@@ -120,7 +126,13 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
         tenure.tick()
 
 
+def _raise_if_called_off(ticket: Ticket) -> None:
+    if ticket.called_off:
+        raise CalledOff("nobody waits for it any more; acquire anew")
+
+
 def _raise_if_over(tenure: Tenure) -> None:
+    _raise_if_called_off(tenure.ticket)
     if tenure.ticket.closed or tenure.gone:
         raise tenure.hub.gone()
     if tenure.error is not None:
@@ -132,7 +144,12 @@ def _bound(fence: Callable[[Tenure], None], tenure: Tenure) -> Callable[[], None
 
 
 def releasing(
-    tenure: Tenure, ring: Callable[[], object], *, here: bool, patience: float | None = None
+    tenure: Tenure,
+    ring: Callable[[], object],
+    *,
+    here: bool,
+    patience: float | None = None,
+    successor: str | None = None,
 ) -> Generator[Wait, None, None]:
     """Release, the work being stopped: to the next of this process, or in the store by one attempt.
 
@@ -141,23 +158,28 @@ def releasing(
         ring: wakes who runs this.
         here: whether who runs this talks to the store too.
         patience: seconds after which the rest goes on in the background; by default the store's time-outs.
+        successor: the holder for whom it is freed, be he of this process or not; others hold back.
     """
     try:
         if not tenure.gone:
-            yield from _release(tenure, ring, here, patience)
+            yield from _release(tenure, ring, here, patience, successor)
     except BaseException:
         tenure.abandon()
         raise
 
 
 def _release(
-    tenure: Tenure, ring: Callable[[], object], here: bool, patience: float | None
+    tenure: Tenure,
+    ring: Callable[[], object],
+    here: bool,
+    patience: float | None,
+    successor: str | None,
 ) -> Generator[Wait, None, None]:
-    if tenure.hub.hand_over(tenure.name, tenure.ticket, tenure):
+    if successor is None and tenure.hub.hand_over(tenure.name, tenure.ticket, tenure):
         return tenure.done()
     machine, clock = tenure.machine, tenure.hub.clock
     tenure.changed = ring
-    tenure.release(here=here)
+    tenure.release(here=here, successor=successor)
     until = None if patience is None else clock().wait + patience
     while True:
         tenure.work_off(until)

@@ -52,10 +52,10 @@ def acquire(
     return _run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
 
 
-def release(tenure: Tenure, patience: float | None = None) -> None:
+def release(tenure: Tenure, patience: float | None = None, successor: str | None = None) -> None:
     """Release, the work being stopped; the record may last for its ttl if that takes too many seconds."""
     bell = Bell()
-    _run(releasing(tenure, bell.ring, here=True, patience=patience), bell)
+    _run(releasing(tenure, bell.ring, here=True, patience=patience, successor=successor), bell)
 
 
 def _run(script: Generator[Wait, None, T], bell: Bell) -> T:
