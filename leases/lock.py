@@ -156,7 +156,7 @@ class Lock:
             StoreError: the store refused, or gave no answer in the time allowed.
             ConfigurationError: a URL or ttl that the store cannot take, or a wait for this very thread.
         """
-        place = self.place(bell := threads.Bell(), threading.get_ident())
+        place = self._place(bell := threads.Bell(), threading.get_ident())
         try:
             return self._acquire(place, bell, timeout)
         except BaseException:  # An error, or Ctrl-C at any instruction.
@@ -167,7 +167,7 @@ class Lock:
         """`acquire`, awaited. Cancelled, it leaves nothing behind."""
         from leases import aio
 
-        place = self.place(bell := aio.Bell(), _task())
+        place = self._place(bell := aio.Bell(), _task())
         try:
             return await self._acquire_async(place, bell, timeout)
         except BaseException:
@@ -209,7 +209,7 @@ class Lock:
 
     def __enter__(self) -> Lease:
         # This repeats `acquire`, because Ctrl-C may come between a call and its return to the caller.
-        place = self.place(bell := threads.Bell(), threading.get_ident())
+        place = self._place(bell := threads.Bell(), threading.get_ident())
         try:
             lease = self._acquire(place, bell, DEFAULT)
             self._bodies[place] = lease
@@ -234,7 +234,7 @@ class Lock:
     async def __aenter__(self) -> Lease:
         from leases import aio
 
-        place = self.place(bell := aio.Bell(), _task())
+        place = self._place(bell := aio.Bell(), _task())
         try:
             lease = await self._acquire_async(place, bell, DEFAULT)
             self._bodies[place] = lease
@@ -288,7 +288,7 @@ class Lock:
 
     # ---- inside ----------------------------------------------------------------------------------
 
-    def connect(self) -> Hub:
+    def _connect(self) -> Hub:
         """The store as this process uses it, connected now if it was not yet.
 
         Raises:
@@ -303,7 +303,7 @@ class Lock:
             self._hub = hub
         return self._hub
 
-    def place(self, bell: _Bell, me: object) -> Place:
+    def _place(self, bell: _Bell, me: object) -> Place:
         """Where an acquisition of a thread or task begins; the bell wakes it."""
         handle = None if isinstance(self._store, str) else self._store
         return Place(self.name, Ticket(bell.ring, handle, me))
@@ -315,10 +315,10 @@ class Lock:
             place, threads.acquire(*self._plan(place, timeout), place.ticket, bell, self._seals())
         )
 
-    def acquiring(self, place: Place) -> Generator[Wait, None, Lease]:
+    def _acquiring(self, place: Place) -> Generator[Wait, None, Lease]:
         """`acquire` as a script of either colour, which waits as long as it takes and can be called off."""
         if self._hub is None:
-            yield self.connect
+            yield self._connect
         hub, wish, _ = self._plan(place, None)
         return self._begin(
             place,
@@ -334,7 +334,7 @@ class Lock:
         if again is not None:
             return again
         if self._hub is None:
-            await aio.in_thread(self.connect)
+            await aio.in_thread(self._connect)
         plan = self._plan(place, timeout)
         tenure = await aio.acquire(*plan, place.ticket, bell, self._seals())
         return self._begin(place, tenure, awaited=True)
@@ -342,7 +342,7 @@ class Lock:
     def _plan(self, place: Place, timeout: Timeout | _Default) -> tuple[Hub, Wish, Timeout]:
         allowed = self.timeout if isinstance(timeout, _Default) else check_timeout(timeout)
         holder = self._holder if self._holder is not None else default_holder()
-        hub = place.hub = self.connect()
+        hub = place.hub = self._connect()
         return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
 
     def _seals(self) -> tuple[Callable[[Tenure], None], ...]:
