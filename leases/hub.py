@@ -14,9 +14,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from leases import logs
 from leases.clock import Clock, boot_id, system_clock
 from leases.errors import ConfigurationError, LeasesError, StoreError, StoreUnavailable
-from leases.keeper import Couriers, renew_after_fork
+from leases.keeper import Couriers, Timekeeper, keeper, renew_after_fork
 from leases.machine import Entropy, Estate, Ledger
 from leases.registry import open_backend, scheme_of
 
@@ -110,6 +111,7 @@ class Hub:
         boot: the boot's identity where the store is local and it is known, else None.
         ledger: the highest number that the store gave to a write of ours.
         couriers: the threads that talk to the store when nobody waits for it.
+        keeper: what looks at the timers of its claims.
         generation: how many forks lie between this process and the one that connected.
     """
 
@@ -119,6 +121,7 @@ class Hub:
         self.entropy: Entropy = SystemEntropy()
         self.ledger = Ledger()
         self.couriers = Couriers(backend.traits)
+        self.keeper: Timekeeper = keeper
         self.refusal: Exception | None = None  # set when the store went back: nothing it says can be trusted
         self.closed = False
         self.generation = 0
@@ -128,6 +131,8 @@ class Hub:
         self._members: set[Member] = set()
         self._handles: set[object] = set()
         self._pinned = False
+        self._silences = 0  # requests in a row that had no answer, of all claims
+        self._silent_since: float | None = None  # said so in the log; on the waiter's clock
         _hubs.add(self)
 
     # ---- the queue -------------------------------------------------------------------------------
@@ -287,6 +292,31 @@ class Hub:
         """Forget a claim that is over."""
         self._members.discard(member)
 
+    @property
+    def members(self) -> list[Member]:
+        """The claims that are not over; it waits for no mutex."""
+        return list(self._members)
+
+    def silence(self, cause: Exception | None) -> None:
+        """A request had no answer. The second in a row is said in the log, once until there is one again."""
+        self._silences += 1
+        if self._silences < 2 or self._silent_since is not None:
+            return
+        with self._mutex:
+            first, self._silent_since = self._silent_since is None, self.clock().wait
+        if first:
+            logs.away(self.backend.identity, cause)
+
+    def answered(self) -> None:
+        """A request had an answer."""
+        self._silences = 0
+        if self._silent_since is None:
+            return
+        with self._mutex:
+            since, self._silent_since = self._silent_since, None
+        if since is not None:
+            logs.back(self.backend.identity, self.clock().wait - since)
+
     def refuse(self, error: Exception) -> None:
         """The store cannot be trusted any more: nobody of this process acquires from it again."""
         self.refusal = error
@@ -364,6 +394,11 @@ class Hub:
 _hubs: set[Hub] = set()
 _by_url: dict[str, Hub] = {}
 _hubs_mutex = threading.Lock()
+
+
+def hubs() -> list[Hub]:
+    """Every store that this process is connected to; it waits for no mutex."""
+    return list(_hubs)
 
 
 def shared_hub(url: str, use: Callable[[Hub], T]) -> T:

@@ -25,6 +25,7 @@ _LONGEST_SLEEP: Final = 1.0
 # It is within what `Terms` leaves between the deadline and the bound, with its defaults and the shortest ttl.
 _SHORTEST_SLEEP: Final = 0.005
 _IDLE_SECONDS: Final = 10.0
+_LONGEST_CALL: Final = 5.0
 
 
 class Kept(Protocol):
@@ -33,6 +34,12 @@ class Kept(Protocol):
     plan: Plan | None
 
     def tick(self) -> None: ...
+
+
+class Timekeeper(Protocol):
+    """What looks at timers in time: the keeper, or in a test whoever moves the clock."""
+
+    def keep(self, kept: Kept, delay: float | None) -> bool: ...
 
 
 class Plan(list[Any]):
@@ -52,11 +59,21 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._sweep_at = 1024
+        self._serving: tuple[float, Kept] | None = None
 
     @property
     def alive(self) -> bool:
         """Whether the thread runs; False also before there was anything to keep."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def late(self) -> float:
+        """For how many seconds something has been due, or is being looked at; it waits for no mutex."""
+        serving, now = self._serving, time.monotonic()
+        since = [plan[0] for plan in list(self._heap) if plan[2] is not None]
+        if serving is not None:
+            since.append(serving[0])
+        return max(now - min(since, default=now), 0.0)
 
     def keep(self, kept: Kept, delay: float | None) -> bool:
         """Call `kept.tick()` after `delay` seconds, instead of whatever was planned for it; None: never.
@@ -102,11 +119,14 @@ class Keeper:
             self._thread = None
 
     def _serve(self, kept: Kept) -> None:
+        self._serving = (time.monotonic(), kept)
         try:
             kept.tick()
         except BaseException as error:  # A fault in one must not end the renewal of all.
             report("the keeper failed on %r", kept, error)
             self.keep(kept, _LONGEST_SLEEP)
+        finally:
+            self._serving = None
 
     def _next(self) -> Kept:
         """Wait for the next thing that is due."""
@@ -149,15 +169,21 @@ class Couriers:
         self._most = 2 if traits.local else 8
         self._mutex = threading.Lock()  # see Keeper
         self._ready = threading.Condition(self._mutex)
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[tuple[Callable[[], object], float]] = deque()
+        self._busy: dict[int, float] = {}  # by thread: when, on the monotonic clock, it should be through
         self._idle = 0
         self._threads: set[threading.Thread] = set()
         self._closed = False
 
-    def send(self, job: Callable[[], None]) -> None:
-        """Run a job on one of the threads, in the order given if there is one thread for it."""
+    def send(self, job: Callable[[], object], limit: float = _LONGEST_CALL) -> None:
+        """Run a job on one of the threads, in the order given if there is one thread for it.
+
+        Args:
+            job: what to call.
+            limit: seconds within which it should be through; after that it counts as stuck.
+        """
         with self._mutex:
-            self._jobs.append(job)
+            self._jobs.append((job, limit))
             if self._idle >= len(self._jobs):
                 self._ready.notify()
                 return
@@ -167,6 +193,15 @@ class Couriers:
                 return
         # No thread can be started: here rather than never.
         self._work_off()
+
+    def stuck(self, grace: float) -> bool:
+        """Whether no thread is left that could carry anything: each is in a call that outlived its time-out.
+
+        Args:
+            grace: seconds by which a call may be late. It waits for no mutex.
+        """
+        before = time.monotonic() - grace
+        return sum(until < before for until in list(self._busy.values())) >= self._most
 
     def close(self) -> None:
         """Let the threads go when they have done what was sent."""
@@ -212,13 +247,17 @@ class Couriers:
     def _work_off(self) -> None:
         while self._jobs:
             try:
-                job = self._jobs.popleft()
+                job, limit = self._jobs.popleft()
             except IndexError:  # Another thread was quicker.
                 return
+            me = threading.get_ident()
+            self._busy[me] = time.monotonic() + limit
             try:
                 job()
             except BaseException as error:  # Not even SystemExit may end the renewals.
                 report("a courier failed on %r", job, error)
+            finally:
+                self._busy.pop(me, None)
             del job
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
+from leases import logs
 from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
+from leases.hooks import Began, NotAcquired, Subject, hooks
 from leases.machine import Phase
 from leases.tenure import Tenure, Wish, nothing
 
@@ -45,10 +47,12 @@ def acquiring(
         StoreError: the store refused, gave no answer at all in the time allowed, or was closed meanwhile.
     """
     until = None if timeout is None else hub.clock().wait + timeout
+    subject = _begun(hub, wish) if hooks.listeners or logs.debugging() else None
     try:
         if not hub.enter(wish.name, ticket):
             yield from _queue(hub, wish, timeout, until, ticket)
         tenure = Tenure(hub, wish, ticket, here=here)
+        tenure.subject = subject
         tenure.start()
         while True:
             yield from _seek(tenure, timeout, until)
@@ -58,9 +62,23 @@ def acquiring(
                     yield _bound(fence, tenure)
             if tenure.confirm():
                 return tenure
-    except BaseException:
+    except BaseException as error:
         hub.withdraw(wish.name, ticket)
+        if subject is not None:
+            hooks.tell(subject, _not_acquired(hub, subject, error))
         raise
+
+
+def _begun(hub: Hub, wish: Wish) -> Subject:
+    subject = Subject(wish.name, hub.backend.identity, wish.holder, hub.clock().wait)
+    hooks.tell(subject, Began())
+    return subject
+
+
+def _not_acquired(hub: Hub, subject: Subject, error: BaseException) -> NotAcquired:
+    called_off = isinstance(error, CalledOff) or not isinstance(error, Exception)
+    outcome = "timed out" if isinstance(error, AcquireTimeout) else "called off" if called_off else "failed"
+    return NotAcquired(hub.clock().wait - subject.began, outcome, error)
 
 
 def _queue(

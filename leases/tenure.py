@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from leases import logs
 from leases.clock import Instant
 from leases.contract import Outcome, Refused, Slot, Unknown, Watch
 from leases.errors import (
@@ -27,10 +30,22 @@ from leases.errors import (
     StoreError,
     StoreUnavailable,
 )
-from leases.events import Blocked, Event, GaveUp, Lost, Read, Released, Swap, WentBack
+from leases.events import (
+    Blocked,
+    Endangered,
+    Event,
+    GaveUp,
+    Lost,
+    Read,
+    Released,
+    Renewed,
+    Swap,
+    WentBack,
+)
+from leases.hooks import Acquired, Subject, hooks, outcome_of
 from leases.hub import Hub, Ticket
-from leases.keeper import Plan, drop, keeper, remark, report
-from leases.machine import Estate, Machine, Phase, went_back
+from leases.keeper import Plan, drop, remark, report
+from leases.machine import Aim, Estate, Machine, Phase, went_back
 
 if TYPE_CHECKING:
     from leases.contract import Backend
@@ -39,6 +54,8 @@ if TYPE_CHECKING:
 _CHASED = (Phase.LEAVING, Phase.CHASING)
 _HAD = (Phase.HELD, Phase.JEOPARDY, Phase.LOST)
 _REQUESTS = (Swap, Read)
+_HEARD = (Renewed, Endangered, Lost, Released)
+_AIMS = {None: "read", Aim.CLAIM: "acquire", Aim.RENEW: "renew", Aim.FREE: "release"}
 
 
 class Watching(Enum):
@@ -64,7 +81,7 @@ class Tenure:
     __slots__ = (
         "_ended_at", "_generation", "_hearing", "_mutex", "_news", "_todo", "_watch", "_watching", "blocked",
         "changed", "dead", "error", "here", "hub", "machine", "name", "on_event", "plan", "released",
-        "ticket",
+        "reported", "subject", "ticket",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, wish: Wish, ticket: Ticket, *, here: bool) -> None:
@@ -85,13 +102,15 @@ class Tenure:
         self.blocked: Slot | None = None
         self.error: Exception | None = None
         self.released = False  # the store said so
+        self.reported = False  # as acquired
+        self.subject: Subject | None = None  # what listeners know it by
         self.dead: LossReason | None = None  # it ended for this process at large: a fork, a closed store
         self.here = here
         self.plan: Plan | None = None
         self._mutex = threading.Lock()
         self._hearing = threading.Lock()
         self._todo: deque[Read | Swap] = deque()
-        self._news: deque[Event] = deque()
+        self._news: deque[Event | Acquired] = deque()
         self._watch: Watch | None = None
         self._watching = Watching.NOT
         self._ended_at: float | None = None  # released, on the holder's clock
@@ -146,8 +165,10 @@ class Tenure:
             now = self.hub.clock()
             confirmed = kept = self.machine.confirm(now)
             if confirmed:
-                self.here = False
-                kept = keeper.keep(self, self.machine.wake(now))
+                self.here, self.reported = False, True
+                kept = self.hub.keeper.keep(self, self.machine.wake(now))
+                if self.subject is not None:  # In its place among the news, whoever comes to tell them.
+                    self._news.append(self._acquired(now, self.subject))
             else:
                 self._collect(now)
         if not confirmed:
@@ -160,6 +181,8 @@ class Tenure:
             )
         self.changed = nothing
         self._unwatch()
+        if self._news:
+            self._tell()
         if self._todo:  # A hint came in between: nobody waits here any more to carry out what it asks.
             self._go_on()
         return True
@@ -224,7 +247,10 @@ class Tenure:
         with self._mutex:
             now = self.hub.clock()
             self._end(now)
-            return self.machine.bequeath(now)
+            estate = self.machine.bequeath(now)
+        if hooks.listeners:
+            hooks.tell(self._known(), Released(clean=True))
+        return estate
 
     def _collect(self, now: Instant) -> None:
         for output in self.machine.poll(now):
@@ -233,7 +259,7 @@ class Tenure:
             else:
                 self._news.append(output)
         if not self.here:
-            keeper.keep(self, self.machine.wake(now))
+            self.hub.keeper.keep(self, self.machine.wake(now))
 
     # ---- carrying out ----------------------------------------------------------------------------
 
@@ -269,7 +295,7 @@ class Tenure:
                     request = self._todo.popleft()
                 except IndexError:  # Another thread was quicker.
                     break
-                self.hub.couriers.send(lambda request=request: self._carry(request))  # type: ignore[misc]
+                self.hub.couriers.send(partial(self._carry, request), request.timeout)
         elif self._todo:
             self.changed()
         if self.machine.phase is Phase.DONE:
@@ -288,7 +314,18 @@ class Tenure:
 
     def _perform(self, request: Read | Swap, limit: float | None) -> Outcome | Slot | Refused:
         timeout = request.timeout if limit is None else min(request.timeout, limit)
-        return perform(self.hub.backend, self.name, request, timeout)
+        if hooks.listeners:
+            aim = _AIMS[self.machine.aim(request.request)]
+            began = time.perf_counter()
+            outcome = perform(self.hub.backend, self.name, request, timeout)
+            hooks.tell(self._known(), outcome_of(aim, outcome, time.perf_counter() - began))
+        else:
+            outcome = perform(self.hub.backend, self.name, request, timeout)
+        if not isinstance(outcome, Unknown):
+            self.hub.answered()
+        elif timeout == request.timeout and not self.hub.closed:  # Else it was us who were in a hurry.
+            self.hub.silence(outcome.cause)
+        return outcome
 
     # ---- telling ---------------------------------------------------------------------------------
 
@@ -312,6 +349,11 @@ class Tenure:
                 if not clean:
                     why = self.machine.trouble
                     remark("release of %r: no answer, so it may last for its ttl: %s", self.name, why)
+            case Acquired(waited, token):
+                hooks.tell(self._known(), event)
+                if logs.debugging():
+                    logs.acquired(self.name, self.hub.backend.identity, token, waited)
+                return
             case Lost():
                 self.hub.part(self)  # Closing the store or forking cannot end it any more.
                 self.hub.pass_on(self.name, self.ticket, None, None)
@@ -320,6 +362,43 @@ class Tenure:
         on_event = self.on_event  # Another thread may be about to drop it.
         if on_event is not None:
             on_event(event)
+        if self.reported and isinstance(event, _HEARD):
+            self._let_know(event)
+
+    def _let_know(self, event: Renewed | Endangered | Lost | Released) -> None:
+        """Tell the listeners and the log, last of all: nobody's loss waits for them."""
+        if hooks.listeners:
+            hooks.tell(self._known(), event)
+        store, machine = self.hub.backend.identity, self.machine
+        silence = self.hub.clock().hold - (machine.deadline - machine.terms.hold)
+        match event:
+            case Endangered(deadline):
+                left = deadline - self.hub.clock().hold
+                logs.endangered(self.name, store, machine.token, silence, left, machine.trouble)
+            case Lost(reason, at):
+                loss = LeaseLost(self.name, reason, at, machine.token)
+                logs.lost(loss, store, silence, machine.trouble)
+            case Released(clean) if logs.debugging():
+                logs.released(self.name, store, machine.token, clean=clean)
+            case _:
+                pass
+
+    def _acquired(self, now: Instant, subject: Subject) -> Acquired:
+        assert self.machine.token is not None, "it is reported only after its token is known"
+        return Acquired(now.wait - subject.began, self.machine.token)
+
+    def _known(self) -> Subject:
+        """What listeners know it by; made anew where nobody listened when it began."""
+        subject = self.subject
+        if subject is None:
+            machine = self.machine
+            subject = Subject(
+                self.name, self.hub.backend.identity, machine.holder, machine.deadline - machine.terms.hold
+            )
+            subject.token, subject.acquired = machine.token, self.reported
+            subject.ended = self.released or machine.lost is not None
+            self.subject = subject
+        return subject
 
     def watch(self) -> None:
         """Ask the store for hints, from what was last seen on."""
