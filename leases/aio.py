@@ -51,13 +51,13 @@ async def acquire(
     fences: Sequence[Callable[[Tenure], None]] = (),
 ) -> Tenure:
     """Acquire; the errors are those of `leases.script.acquiring`. The ticket rings the bell."""
-    return await _run(acquiring(hub, wish, timeout, ticket, here=False, fences=fences), bell)
+    return await run(acquiring(hub, wish, timeout, ticket, here=False, fences=fences), bell)
 
 
 async def release(tenure: Tenure, successor: str | None = None) -> None:
     """Release, the work being stopped."""
     bell = Bell()
-    await _run(releasing(tenure, bell.ring, here=False, successor=successor), bell)
+    await run(releasing(tenure, bell.ring, here=False, successor=successor), bell)
 
 
 async def in_thread(function: Callable[[], object]) -> None:
@@ -65,7 +65,8 @@ async def in_thread(function: Callable[[], object]) -> None:
     await asyncio.to_thread(function)
 
 
-async def _run(script: Generator[Wait, None, T], bell: Bell) -> T:
+async def run(script: Generator[Wait, None, T], bell: Bell) -> T:
+    """Run a script to its end."""
     while True:
         try:
             wait = next(script)

@@ -49,16 +49,17 @@ def acquire(
     fences: Sequence[Callable[[Tenure], None]] = (),
 ) -> Tenure:
     """Acquire; the errors are those of `leases.script.acquiring`. The ticket rings the bell."""
-    return _run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
+    return run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
 
 
 def release(tenure: Tenure, patience: float | None = None, successor: str | None = None) -> None:
     """Release, the work being stopped; the record may last for its ttl if that takes too many seconds."""
     bell = Bell()
-    _run(releasing(tenure, bell.ring, here=True, patience=patience, successor=successor), bell)
+    run(releasing(tenure, bell.ring, here=True, patience=patience, successor=successor), bell)
 
 
-def _run(script: Generator[Wait, None, T], bell: Bell) -> T:
+def run(script: Generator[Wait, None, T], bell: Bell) -> T:
+    """Run a script to its end."""
     while True:
         try:
             wait = next(script)

@@ -32,6 +32,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.hub",),
     ("leases.tenure",),
     ("leases.script",),
+    ("leases.choice",),
     ("leases.threads", "leases.aio"),
     ("leases.guard",),
     ("leases.interrupts", "leases.watchdog"),
