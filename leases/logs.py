@@ -8,6 +8,8 @@ each line is handed to the relay. None shows a credential: a store is named by i
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from leases.errors import LeaseLost
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
 _DEBUG, _INFO, _WARNING = 10, 20, 30
 
 _logger: Logger | None = None
+_hushed = False
+
+
+@contextmanager
+def hushed() -> Generator[None, None, None]:
+    """Say nothing meanwhile, in a program that tells it all in words of its own."""
+    global _hushed
+    before, _hushed = _hushed, True
+    try:
+        yield
+    finally:
+        _hushed = before
 
 
 def debugging() -> bool:
@@ -88,7 +102,8 @@ def _or_none(why: object) -> object:
 
 
 def _post(level: int, message: str, *args: Any) -> None:
-    relay.post(_log, level, message, args)
+    if not _hushed:
+        relay.post(_log, level, message, args)
 
 
 def _log(level: int, message: str, args: tuple[Any, ...]) -> None:

@@ -242,6 +242,25 @@ class Tenure:
             self._collect(now)
         self._go_on()
 
+    def stand_back(self) -> bool:
+        """Claim nothing until told to `go_ahead`, and look on in the background; False: see the machine's."""
+        with self._mutex:
+            now = self.hub.clock()
+            if not self.machine.stand_back(now):
+                return False
+            self.here = False
+            self._collect(now)
+        self._go_on()
+        return True
+
+    def go_ahead(self) -> None:
+        """Claim it as soon as it is open."""
+        with self._mutex:
+            now = self.hub.clock()
+            self.machine.go_ahead(now)
+            self._collect(now)
+        self._go_on()
+
     def bequeath(self) -> Estate:
         """End here and leave everything to the next of this process. The work has stopped."""
         with self._mutex:
@@ -336,7 +355,7 @@ class Tenure:
                 self._hear(self._news.popleft())
         self.changed()
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, event: Event | Acquired) -> None:
         match event:
             case Blocked(slot):
                 self.blocked = slot

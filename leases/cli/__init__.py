@@ -96,10 +96,12 @@ def _dispatch(command: str, words: list[str]) -> int:
     from leases.cli.console import complain
     from leases.cli.options import Help, UsageError, parse
     from leases.errors import LeasesError
+    from leases.logs import hushed
 
     try:
         module = _load(command)
-        return int(module.run(parse(f"leases {command}", COMMANDS[command].summary, module, words)))
+        with hushed():
+            return int(module.run(parse(f"leases {command}", COMMANDS[command].summary, module, words)))
     except Help:
         return exits.OK
     except UsageError as error:
