@@ -116,12 +116,137 @@ class WrongToken(LeasesError, ValueError):
         )
 
 
+class TokenRefused(LeasesError):
+    """A resource that compares tokens refused this one. Nothing was written.
+
+    Attributes:
+        name: the lock by which the resource is guarded.
+    """
+
+    name: str
+
+
+class StaleToken(TokenRefused):
+    """A later tenure has been at the resource, or has sealed it.
+
+    Attributes:
+        name: the lock.
+        given: the token that came.
+        highest: the highest token that the resource has seen; None where it could not be told.
+    """
+
+    def __init__(self, name: str, given: int, highest: int | None = None) -> None:
+        self.name, self.given, self.highest = name, given, highest
+        super().__init__(name, given, highest)
+
+    def __str__(self) -> str:
+        seen = "a later one" if self.highest is None else f"token {self.highest}"
+        return (
+            f'token {self.given} of lock "{self.name}" is stale: {seen} has been here; '
+            "stop this work, and acquire the lock anew to do it"
+        )
+
+
+class NotCurrent(TokenRefused):
+    """The lock's store does not show this holder with this token as the one that holds now.
+
+    Attributes:
+        name: the lock.
+        given: the token that came.
+        why: what the store shows instead.
+    """
+
+    def __init__(self, name: str, given: int, why: str) -> None:
+        self.name, self.given, self.why = name, given, why
+        super().__init__(name, given, why)
+
+    def __str__(self) -> str:
+        return (
+            f'token {self.given} of lock "{self.name}" is not current: {self.why}; '
+            "stop this work, and acquire the lock anew to do it"
+        )
+
+
+class ForeignToken(TokenRefused, ValueError):
+    """A token of another lock than the one that guards: their numbers have nothing to do with each other.
+
+    Attributes:
+        name: the lock that guards.
+        given: the lock of the token that came.
+    """
+
+    def __init__(self, name: str, given: str) -> None:
+        self.name, self.given = name, given
+        super().__init__(name, given)
+
+    def __str__(self) -> str:
+        return (
+            f'a token of lock "{self.given}" says nothing about lock "{self.name}"; '
+            f'pass the token of a lease on "{self.name}"'
+        )
+
+
+class MalformedToken(TokenRefused, ValueError):
+    """A text that is no token.
+
+    Attributes:
+        text: what came, shortened.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, text: str, why: str) -> None:
+        self.name, self.text, self.why = "", text[:200], why
+        super().__init__(self.text, why)
+
+    def __str__(self) -> str:
+        return f"{self.text!r} is no fencing token: {self.why}; send str(Token.of(lease)) as it is"
+
+
+class ResourceBusy(LeasesError, TimeoutError):
+    """A write under way at a fenced resource did not end in the time allowed. Nothing was written or sealed.
+
+    Attributes:
+        name: the lock.
+        timeout: the seconds that were allowed.
+    """
+
+    def __init__(self, name: str, timeout: float) -> None:
+        self.name, self.timeout = name, timeout
+        super().__init__(name, timeout)
+
+    def __str__(self) -> str:
+        return (
+            f'what lock "{self.name}" guards was busy with another write for {self.timeout:g} s; try again, '
+            "or end the process or transaction that keeps it"
+        )
+
+
 class StoreError(LeasesError):
     """The store's fault, or the way to it."""
 
 
 class StoreUnavailable(StoreError, ConnectionError):
     """The store gave no answer that could be used."""
+
+
+class WriteUnknown(StoreUnavailable):
+    """A write under a key of a lock was sent, and nobody can say whether it was done, or will be.
+
+    Attributes:
+        name: the lock.
+        key: the key.
+        token: the token of the tenure that wrote.
+    """
+
+    def __init__(self, name: str, key: str, token: int) -> None:
+        self.name, self.key, self.token = name, key, token
+        super().__init__(name, key, token)
+
+    def __str__(self) -> str:
+        return (
+            f'key "{self.key}" of lock "{self.name}" may have been written by token {self.token}, or may be '
+            "yet: the store gave no answer; read it, or write it again, which does no harm"
+        )
 
 
 class StoreDenied(StoreError, PermissionError):
