@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Wait = float | None | Callable[[], object]
 
-_ASK_AGAIN = 1.0  # seconds after which a store that could not watch is asked again
+ASK_AGAIN = 1.0  # seconds after which a store that could not watch is asked again
 
 
 class CalledOff(LeasesError):
@@ -47,7 +47,7 @@ def acquiring(
         StoreError: the store refused, gave no answer at all in the time allowed, or was closed meanwhile.
     """
     until = None if timeout is None else hub.clock().wait + timeout
-    subject = _begun(hub, wish) if hooks.listeners or logs.debugging() else None
+    subject = begun(hub, wish) if hooks.listeners or logs.debugging() else None
     try:
         if not hub.enter(wish.name, ticket):
             yield from _queue(hub, wish, timeout, until, ticket)
@@ -65,17 +65,19 @@ def acquiring(
     except BaseException as error:
         hub.withdraw(wish.name, ticket)
         if subject is not None:
-            hooks.tell(subject, _not_acquired(hub, subject, error))
+            hooks.tell(subject, not_acquired(hub, subject, error))
         raise
 
 
-def _begun(hub: Hub, wish: Wish) -> Subject:
+def begun(hub: Hub, wish: Wish) -> Subject:
+    """Tell who listens that somebody wants a lock."""
     subject = Subject(wish.name, hub.backend.identity, wish.holder, hub.clock().wait)
     hooks.tell(subject, Began())
     return subject
 
 
-def _not_acquired(hub: Hub, subject: Subject, error: BaseException) -> NotAcquired:
+def not_acquired(hub: Hub, subject: Subject, error: BaseException) -> NotAcquired:
+    """What is told where it was not acquired."""
     called_off = isinstance(error, CalledOff) or not isinstance(error, Exception)
     outcome = "timed out" if isinstance(error, AcquireTimeout) else "called off" if called_off else "failed"
     return NotAcquired(hub.clock().wait - subject.began, outcome, error)
@@ -88,7 +90,7 @@ def _queue(
     if until is None:
         _refuse_deadlock(hub, wish, ticket)
     while not ticket.called:
-        _raise_if_called_off(ticket)
+        raise_if_called_off(ticket)
         if ticket.closed:
             raise hub.gone()
         left = None if until is None else until - hub.clock().wait
@@ -129,7 +131,7 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
         _raise_if_over(tenure)
         if impatient and (tenure.blocked is not None or machine.trouble is not None):
             raise tenure.failure(0.0)
-        waits = [] if tenure.ask_for_hints() else [_ASK_AGAIN]
+        waits = [] if tenure.ask_for_hints() else [ASK_AGAIN]
         if ends is not None:
             now = clock().wait
             if now >= ends:
@@ -144,13 +146,14 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
         tenure.tick()
 
 
-def _raise_if_called_off(ticket: Ticket) -> None:
+def raise_if_called_off(ticket: Ticket) -> None:
+    """Raise `CalledOff` if it was."""
     if ticket.called_off:
         raise CalledOff("nobody waits for it any more; acquire anew")
 
 
 def _raise_if_over(tenure: Tenure) -> None:
-    _raise_if_called_off(tenure.ticket)
+    raise_if_called_off(tenure.ticket)
     if tenure.ticket.closed or tenure.gone:
         raise tenure.hub.gone()
     if tenure.error is not None:
