@@ -7,35 +7,18 @@ raises at the end of the body, loads nothing of this.
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from leases.clock import Clock
-from leases.errors import ConfigurationError, LeaseLost
-from leases.events import Event
-from leases.keeper import Plan, drop, keeper
+from leases.errors import ConfigurationError
+from leases.stopper import Early, Exit, Stopper
 from leases.terms import Terms
+
+__all__ = ["Early", "Manner", "Stopper"]
 
 WORDS: Final = ("raise", "cancel", "interrupt", "exit", "kill")
 SEMANTICS: Final = ("at-most-once", "at-least-once")
-EXIT_CODE: Final = 70  # EX_SOFTWARE, as `leases hold` exits after a loss
-Start = Callable[[Callable[[], None]], None]
-
 _LAST_WORDS: Final = 0.5  # seconds at most for the log, the callback and what is left in the buffers
-
-
-class Ending(Protocol):
-    """A lease, as what ends its work sees it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def deadline(self) -> float: ...
-    def listen(self, hear: Callable[[Event], object]) -> None: ...
 
 
 class Manner(NamedTuple):
@@ -95,15 +78,27 @@ class Manner(NamedTuple):
                 'acquire_async, or pass on_lost="interrupt" in the main thread'
             )
         if self.word == "interrupt":
-            from leases.interrupts import check_here
+            from leases.interrupting import check_here
 
             check_here(awaited=awaited)
 
-    def stopper(self, *, awaited: bool) -> Stopper:
+    def stopper(self) -> Stopper:
         """What stops the work of one lease, acquired here and now."""
         match self.word:
+            case "cancel":
+                from leases.cancelling import Cancel
+
+                return Cancel()
+            case "interrupt":
+                from leases.interrupting import Interrupt
+
+                return Interrupt()
             case "exit":
                 return Exit(self.last_words)
+            case "kill":
+                from leases.watchdog import Kill
+
+                return Kill(self.last_words)
             case _:
                 return Stopper()
 
@@ -138,108 +133,10 @@ def _checked_stop_within(given: object, terms: Terms) -> float:
 
 def _refuse_what_cannot_be_had(word: str) -> None:
     if word == "interrupt":
-        from leases.interrupts import check_platform
+        from leases.interrupting import check_platform
 
         check_platform()
     elif word == "kill":
         from leases.watchdog import check_platform
 
         check_platform()
-
-
-class Stopper:
-    """Stops the work of one lease. This one does no more than to call what is to be called."""
-
-    def begin(self, lease: Ending, clock: Clock, stop_within: float) -> None:
-        """The lease was acquired, and nobody was told yet.
-
-        Raises:
-            ConfigurationError: it cannot be watched over.
-        """
-
-    def entered(self) -> None:
-        """A body begins under it, in another task maybe than the one that acquired."""
-
-    def stop(self, loss: LeaseLost, call: Callable[[], None] | None, start: Start) -> None:
-        """The work is to stop now; called once at most, from any thread, and must not wait.
-
-        Args:
-            loss: why.
-            call: what is to be called besides.
-            start: calls something in a thread of its own.
-        """
-        if call is not None:
-            start(call)
-
-    def left(self, error: BaseException | None) -> LeaseLost | None:
-        """A body has ended by this error; the loss to raise instead, where the error came of `stop`."""
-        return None
-
-    def end(self) -> None:
-        """The work has stopped, and nothing may stop it any more. Harmless when repeated."""
-
-
-class Exit(Stopper):
-    """Ends the process, whatever its threads do, as long as Python runs any."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._ended = False
-
-    def stop(self, loss: LeaseLost, call: Callable[[], None] | None, start: Start) -> None:
-        start(lambda: self._exit(loss, call))
-
-    def _exit(self, loss: LeaseLost, call: Callable[[], None] | None) -> None:
-        say_last_words(f"{loss}; the process exits", call, self._patience)
-        if not self._ended:
-            os._exit(EXIT_CODE)
-
-    def end(self) -> None:
-        self._ended = True
-
-
-def say_last_words(message: str, call: Callable[[], None] | None, patience: float) -> None:
-    """Log, call back and write out what is buffered, for so many seconds at most: a pipe may be full."""
-
-    def say() -> None:
-        import logging
-
-        if call is not None:
-            call()
-        logging.getLogger("leases").critical(message)
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
-
-    with suppress(RuntimeError):  # The interpreter is ending.
-        thread = threading.Thread(target=say, name="leases-last-words", daemon=True)
-        thread.start()
-        thread.join(patience)
-
-
-class Early:
-    """The instant before the deadline at which the work is to stop; the keeper looks at it.
-
-    Args:
-        left: seconds until then; None when it does not matter any more.
-        stop: called then, once.
-    """
-
-    def __init__(self, left: Callable[[], float | None], stop: Callable[[], None]) -> None:
-        self._left, self._stop = left, stop
-        self.plan: Plan | None = None
-
-    def tick(self) -> None:
-        """Stop the work if it is time, or look again when it may be: renewals move it on."""
-        left = self._left()
-        if left is None:
-            return
-        if left > 0:
-            keeper.keep(self, left)
-        else:
-            self._stop()
-
-    def end(self) -> None:
-        """Look no more."""
-        self._left = lambda: None
-        drop(self)

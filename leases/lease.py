@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from leases import threads
+from leases import logs, threads
 from leases.errors import ConfigurationError, LeaseLost, LossReason
 from leases.events import Event, Lost, Renewed
 from leases.record import RESERVED, check_metadata
@@ -18,6 +18,7 @@ from leases.record import RESERVED, check_metadata
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from leases.contract import Slot
     from leases.endings import Early, Manner, Stopper
     from leases.tenure import Tenure
     from leases.terms import Terms
@@ -59,8 +60,6 @@ class Lease:
         tenure: Tenure,
         manner: Manner | None = None,
         on_end: Callable[[Lease], None] | None = None,
-        *,
-        awaited: bool = False,
     ) -> None:
         self._tenure = tenure
         self._manner = manner  # how the work ends; None for no more than raising at the end of a body
@@ -78,7 +77,7 @@ class Lease:
         self._stopper: Stopper | None = None
         tenure.on_event = self._hear
         if manner is not None:
-            self._watch_over(manner, awaited)
+            self._watch_over(manner)
         if tenure.machine.lost is not None:
             self._stop()
 
@@ -100,6 +99,11 @@ class Lease:
         token = self._tenure.machine.token
         assert token is not None, "a lease exists only after its token is known"
         return token
+
+    @property
+    def store(self) -> str:
+        """The store that it is in, for people: its URL without secrets."""
+        return self._tenure.hub.backend.identity
 
     @property
     def held(self) -> bool:
@@ -152,6 +156,24 @@ class Lease:
         """
         if self.ending:
             raise self._loss()
+
+    def guard(self, seen: Slot | None = None) -> Slot:
+        """The lock's record as this lease knows it, for a write that its store makes only while it stands.
+
+        Time is no matter here: a lease that has run out, and that nobody has succeeded, still has one.
+
+        Args:
+            seen: what stands there instead of what was returned before; it is news, like any other.
+
+        Raises:
+            LeaseLost: it is over for another reason, such as a release, or what was seen.
+        """
+        if seen is not None:
+            self._tenure.notice(seen)
+        record = self._tenure.machine.record
+        if self._release_began or self._tenure.dead is not None or record is None:
+            raise self._loss()
+        return record
 
     def _refuse_the_lost(self) -> None:
         if not self.held or self.ending:
@@ -314,7 +336,7 @@ class Lease:
         # What came after a release, while it waited for the store, was no loss to the body.
         loss = self._loss_before if self._release_began else self._tenure.loss()
         if loss is not None and loss.reason == "expired" and self._tolerant:
-            warn("%s; its work went on, as at-least-once allows", loss)
+            logs.warn("%s; its work went on, as at-least-once allows", loss)
             return None
         return loss
 
@@ -414,12 +436,19 @@ class Lease:
     def _stop_within(self) -> float:
         return 0.0 if self._manner is None else self._manner.stop_within
 
-    def _watch_over(self, manner: Manner, awaited: bool) -> None:
+    def _watch_over(self, manner: Manner) -> None:
         """See that the work will be stopped, before anybody is told of the lease."""
         from leases.endings import Early
 
-        self._stopper = manner.stopper(awaited=awaited)
-        self._stopper.begin(self, self._tenure.hub.clock, manner.stop_within)
+        forced = manner.word != "raise" or manner.stop_within > 0
+        if forced and self.remaining <= manner.stop_within:
+            raise self._loss()  # Granted late: the work would have to stop before it has begun.
+        self._stopper = manner.stopper()
+        try:
+            self._stopper.begin(self, self._tenure.hub.clock, manner.stop_within)
+        except BaseException:
+            self._stopper.end()
+            raise
         if manner.stop_within > 0:
             self._early = Early(self._time_left, self._stop_early)
             self._early.tick()
@@ -574,13 +603,6 @@ class Ending(_Outcome):
         if self._lease._tolerant:
             return _A_DAY  # Time alone ends nothing; the end rings.
         return self._lease.remaining - self._lease._stop_within
-
-
-def warn(message: str, subject: object) -> None:
-    """Log what somebody should look at, and nobody has to."""
-    import logging
-
-    logging.getLogger("leases").warning(message, subject)
 
 
 def _guarded(hear: Callable[[Event], object], event: Event) -> None:

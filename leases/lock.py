@@ -315,15 +315,15 @@ class Lock:
             place, threads.acquire(*self._plan(place, timeout), place.ticket, bell, self._seals())
         )
 
-    def _acquiring(self, place: Place) -> Generator[Wait, None, Lease]:
+    def _acquiring(self, place: Place, *, awaited: bool) -> Generator[Wait, None, Lease]:
         """`acquire` as a script of either colour, which waits as long as it takes and can be called off."""
+        if self._manner is not None:
+            self._manner.check_here(awaited=awaited)
         if self._hub is None:
             yield self._connect
         hub, wish, _ = self._plan(place, None)
-        return self._begin(
-            place,
-            (yield from acquiring(hub, wish, None, place.ticket, here=False, fences=self._seals())),
-        )
+        tenure = yield from acquiring(hub, wish, None, place.ticket, here=False, fences=self._seals())
+        return self._begin(place, tenure, awaited=awaited)
 
     async def _acquire_async(self, place: Place, bell: aio.Bell, timeout: Timeout | _Default) -> Lease:
         from leases import aio
@@ -337,7 +337,7 @@ class Lock:
             await aio.in_thread(self._connect)
         plan = self._plan(place, timeout)
         tenure = await aio.acquire(*plan, place.ticket, bell, self._seals())
-        return self._begin(place, tenure, awaited=True)
+        return self._begin(place, tenure)
 
     def _plan(self, place: Place, timeout: Timeout | _Default) -> tuple[Hub, Wish, Timeout]:
         allowed = self.timeout if isinstance(timeout, _Default) else check_timeout(timeout)
@@ -346,10 +346,10 @@ class Lock:
         return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
 
     def _seals(self) -> tuple[Callable[[Tenure], None], ...]:
-        return tuple(_sealer(fence) for fence in self._fences) if self._fences else ()
+        return tuple(sealer(fence) for fence in self._fences) if self._fences else ()
 
-    def _begin(self, place: Place, tenure: Tenure, *, awaited: bool = False) -> Lease:
-        lease = place.lease = Lease(tenure, self._manner, self._drop, awaited=awaited)
+    def _begin(self, place: Place, tenure: Tenure) -> Lease:
+        lease = place.lease = Lease(tenure, self._manner, self._drop)
         self._held[lease] = place.me
         return lease
 
@@ -414,7 +414,8 @@ def check_fences(fences: Sequence[Fence]) -> tuple[Fence, ...]:
     return found
 
 
-def _sealer(fence: Fence) -> Callable[[Tenure], None]:
+def sealer(fence: Fence) -> Callable[[Tenure], None]:
+    """What seals a fence for a claim that is about to be reported."""
     return lambda tenure: fence.seal(Lease(tenure))
 
 

@@ -97,6 +97,11 @@ def back(store: str, silence: float) -> None:
     _post(_INFO, "%s answers again, after %.1f s", store, silence)
 
 
+def warn(message: str, *args: object) -> None:
+    """Something else that somebody should look at."""
+    _post(_WARNING, message, *args)
+
+
 def _or_none(why: object) -> object:
     return "none" if why is None else why
 
