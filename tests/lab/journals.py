@@ -1,0 +1,167 @@
+"""The journal of an election, and what must be true of it whatever was done to those who took part.
+
+What counts as inside `work`: from the line "in" to the line "out". A process that was stopped in between is
+inside until the last instant at which it saw its lease stand, because it does nothing while it is stopped and
+looks before it does anything after; one that was killed is inside until it was dead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+AFTER_A_STOP = 0.5  # seconds within which a process that goes on has found out what became of its lease
+
+
+class Line(NamedTuple):
+    """One line; `at` is of CLOCK_BOOTTIME."""
+
+    at: float
+    who: str
+    pid: int
+    what: str
+    token: int | None
+    more: dict[str, Any]
+
+
+@dataclass
+class Blow:
+    """A process was stopped, and went on at `until`; or it was killed, and was dead at `at`."""
+
+    pid: int
+    at: float
+    until: float = math.inf
+    killed: bool = False
+
+
+class Stay(NamedTuple):
+    """One tenure's work, as it is judged."""
+
+    who: str
+    pid: int
+    token: int
+    alone: bool
+    entered: float
+    left: float
+    gone: float  # when it let go of the kernel's lock, at the latest
+
+
+class Journal:
+    """A journal that is read as it grows."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.lines: list[Line] = []
+        self._read = 0
+
+    def news(self) -> list[Line]:
+        """All lines so far."""
+        if self.file.exists():
+            with self.file.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+            self._read += len(text)  # A line is one write: there are whole lines only.
+            self.lines += [_line(line) for line in text.splitlines()]
+        return self.lines
+
+
+def _line(text: bytes) -> Line:
+    more = json.loads(text)
+    at, who, pid, what, token = (more.pop(key) for key in ("at", "who", "pid", "what", "token"))
+    return Line(at, who, pid, what, token, more)
+
+
+def stays(lines: Iterable[Line], blows: list[Blow]) -> list[Stay]:
+    """The work of every tenure, in the order in which it began."""
+    begun: dict[tuple[int, int], Line] = {}
+    done: dict[tuple[int, int], Line] = {}
+    for line in lines:
+        if line.what in ("in", "out") and line.token is not None:
+            (begun if line.what == "in" else done)[line.pid, line.token] = line
+    found = [_stay(line, done.get(key), [b for b in blows if b.pid == key[0]]) for key, line in begun.items()]
+    return sorted(found, key=lambda stay: stay.entered)
+
+
+def _stay(begun: Line, done: Line | None, blows: list[Blow]) -> Stay:
+    assert begun.token is not None
+    death = min((blow.at for blow in blows if blow.killed), default=math.inf)
+    gone = death if done is None else done.at
+    stood = -math.inf if done is None else done.more["stood"]
+    left = gone
+    for blow in blows:
+        near = gone if done is not None else gone - AFTER_A_STOP
+        if not blow.killed and blow.at > begun.at and blow.at < gone and blow.until > min(stood, near):
+            left = min(left, blow.at if done is None else stood)
+    return Stay(begun.who, begun.pid, begun.token, begun.more["alone"], begun.at, left, gone)
+
+
+def overlaps(lines: Iterable[Line], blows: list[Blow]) -> list[str]:
+    """One sentence for every two who were inside at once, and for every token that did not rise."""
+    wrong: list[str] = []
+    before: list[Stay] = []
+    for stay in stays(lines, blows):
+        for other in before:
+            if other.left > stay.entered:
+                wrong.append(f"{stay} came {other.left - stay.entered:.6f} s before {other} had left")
+            if other.token >= stay.token:
+                wrong.append(f"the token of {stay} is not above that of {other}")
+        stopped = any(other.left < stay.entered <= other.gone for other in before)
+        if not stay.alone and not stopped:
+            wrong.append(f"{stay} was not alone, by the kernel's word")
+        before.append(stay)
+    return wrong
+
+
+def disorder(lines: Iterable[Line], blows: list[Blow]) -> list[str]:
+    """One sentence for every callback that came twice, too late, out of order, or not at all."""
+    by_process: defaultdict[int, list[Line]] = defaultdict(list)
+    for line in lines:
+        by_process[line.pid].append(line)
+    wrong = [fault for mine in by_process.values() for fault in _disorder(mine)]
+    dead = {blow.pid: blow.at for blow in blows if blow.killed}
+    for pid, mine in by_process.items():
+        wrong += _untold(mine, dead.get(pid, math.inf))
+    return wrong
+
+
+def _disorder(lines: list[Line]) -> Iterator[str]:
+    """What is wrong with the callbacks of one process."""
+    token, lost, highest, seen = None, False, 0, 0
+    for line in lines:
+        match line.what:
+            case "elected":
+                assert line.token is not None
+                if line.token <= highest:
+                    yield f"{line}: elected again with a token that is not above {highest}"
+                token, lost, highest = line.token, False, line.token
+            case "in" | "ending" | "out" if line.token != token:
+                yield f"{line}: work under a lease whose election was not the last told"
+            case "jeopardy" | "lost" if line.token != token or lost:
+                yield f"{line}: told of a lease that is not the last, or is lost"
+            case "lost":
+                lost = True
+            case "leader" if line.token is not None:
+                if line.token < seen:
+                    yield f"{line}: a leader of the past, after token {seen}"
+                seen = max(seen, line.token)
+            case _:
+                pass
+
+
+def _untold(lines: list[Line], death: float) -> Iterator[str]:
+    """Ends that were not told: every one that the work saw, unless the process was killed soon after."""
+    told = {(line.what, line.token) for line in lines}
+    for line in lines:
+        if line.at > death - AFTER_A_STOP:
+            continue
+        if line.what == "elected" and not {("in", line.token), ("lost", line.token)} & told:
+            yield f"{line}: nothing came of it"
+        if line.what == "in" and death == math.inf and ("out", line.token) not in told:
+            yield f"{line}: it never left"
+        if line.what == "ending" and not line.more["held"] and ("lost", line.token) not in told:
+            yield f"{line}: the loss was not told"

@@ -1,0 +1,139 @@
+"""The judge of elections sees what is wrong in a journal, and nothing where all is well.
+
+The elections themselves are in `test_faults_elections.py`; without this their silence would prove nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.journals import Blow, Journal, Line, disorder, overlaps
+
+A, B = 1, 2
+
+
+def line(at: float, pid: int, what: str, token: int | None, **more: Any) -> Line:
+    """A line of a journal."""
+    return Line(at, "ab"[pid - 1], pid, what, token, more)
+
+
+def tenure(pid: int, token: int, begins: float, ends: float, *, stood: float | None = None) -> list[Line]:
+    """A tenure that ended because its holder was asked to stop."""
+    stood = ends if stood is None else stood
+    return [
+        line(begins, pid, "elected", token),
+        line(begins, pid, "in", token, alone=True),
+        line(ends, pid, "ending", token, held=True),
+        line(ends, pid, "out", token, stood=stood),
+    ]
+
+
+def lost(pid: int, token: int, begins: float, ends: float, *, stood: float) -> list[Line]:
+    """One that ended by a loss."""
+    lines = tenure(pid, token, begins, ends, stood=stood)
+    lines[2] = line(ends, pid, "ending", token, held=False)
+    return [*lines, line(ends, pid, "lost", token, reason="expired")]
+
+
+GOOD = [*tenure(A, 1, 0.0, 1.0), *lost(B, 3, 1.1, 2.0, stood=1.9), *tenure(A, 4, 2.1, 3.0)]
+
+
+def test_an_election_in_order_is_nothing_to_complain_of() -> None:
+    """One after another, tokens that rise, each end told."""
+    assert overlaps(GOOD, []) == disorder(GOOD, []) == []
+
+
+def test_two_at_work_at_once_are_seen() -> None:
+    """By their own instants, even where the kernel saw nothing."""
+    found = overlaps([*tenure(A, 1, 0.0, 1.0), *tenure(B, 2, 0.9, 2.0)], [])
+    assert len(found) == 1 and "came 0.1" in found[0]
+
+
+def test_an_overlap_is_seen_over_a_tenure_in_between() -> None:
+    """A long stay is compared with all that came after it, not with the next alone."""
+    lines = [*tenure(A, 1, 0.0, 5.0, stood=1.0), *tenure(B, 2, 1.5, 2.0), *tenure(B, 3, 2.5, 3.0)]
+    assert len(overlaps(lines, [])) == 2
+    assert overlaps(lines, [Blow(A, at=1.1, until=4.9)]) == [], "it stood still from 1.1 on"
+
+
+def test_who_goes_on_after_a_stop_is_inside_until_it_saw_its_lease_for_the_last_time() -> None:
+    """That was after the stop, so the stop excuses nothing."""
+    lines = [*lost(A, 1, 0.0, 5.0, stood=4.95), *tenure(B, 2, 2.0, 3.0)]
+    assert len(overlaps(lines, [Blow(A, at=1.1, until=4.9)])) == 1
+
+
+def test_who_was_killed_is_inside_until_it_was_dead() -> None:
+    """And one that was killed while it stood still, until it was stopped."""
+    killed = tenure(A, 1, 0.0, 9.0)[:2]
+    lines = [*killed, *tenure(B, 2, 3.0, 4.0)]
+    assert overlaps(lines, [Blow(A, at=2.0, killed=True)]) == []
+    assert len(overlaps(lines, [Blow(A, at=3.5, killed=True)])) == 1
+    assert overlaps(lines, [Blow(A, at=2.0), Blow(A, at=3.5, killed=True)]) == []
+    assert len(overlaps(lines, [])) == 1, "who was neither is at work still"
+
+
+def test_the_kernels_word_counts() -> None:
+    """Whoever did not get the kernel's lock was not alone, unless its owner stood still."""
+    after = tenure(B, 2, 2.0, 3.0)
+    after[1] = line(2.0, B, "in", 2, alone=False)
+    lines = [*lost(A, 1, 0.0, 2.5, stood=1.0), *after]
+    stopped = Blow(A, at=1.1, until=2.4)
+    assert overlaps(lines, [stopped]) == []
+    assert any("kernel" in fault for fault in overlaps([*tenure(A, 1, 0.0, 1.0), *after], [stopped]))
+
+
+def test_a_token_that_does_not_rise_is_seen() -> None:
+    """Between processes, and within one."""
+    assert "is not above" in overlaps([*tenure(A, 3, 0.0, 1.0), *tenure(B, 2, 1.5, 2.0)], [])[0]
+    assert "not above 3" in disorder([*tenure(A, 3, 0.0, 1.0), *tenure(A, 3, 1.5, 2.0)], [])[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (line(0.5, A, "lost", 1, reason="expired"), "lost"),
+        (line(3.5, B, "jeopardy", 3), "lost"),
+        (line(3.5, A, "lost", 1, reason="expired"), "the last"),
+        (line(3.5, A, "in", 9, alone=True), "not the last told"),
+        (line(3.5, A, "elected", 9), "nothing came"),
+    ],
+    ids=["lost twice", "jeopardy after the loss", "an old loss", "work unannounced", "no work"],
+)
+def test_a_callback_out_of_order_is_seen(wrong: Line, what: str) -> None:
+    """Each that was told twice, of another lease, or of one that is over."""
+    lines = [*GOOD, wrong]
+    if wrong.at < 1:  # A loss of the first tenure, and once more.
+        lines = [*GOOD[:4], wrong, wrong, *GOOD[4:]]
+    assert what in " ".join(disorder(lines, []))
+
+
+def test_a_leader_of_the_past_is_seen() -> None:
+    """Nobody is told of a leader with a token below one it was told of; of nobody it may be told always."""
+    seen = [line(0.1, A, "leader", 5), line(0.2, A, "leader", None), line(0.3, A, "leader", 6)]
+    assert disorder(seen, []) == []
+    assert "of the past" in disorder([*seen, line(0.4, A, "leader", 5)], [])[0]
+
+
+def test_an_end_that_was_not_told_is_seen() -> None:
+    """A loss that the work saw, and work that never ended; who was killed is excused."""
+    silent = lost(A, 1, 0.0, 1.0, stood=0.9)[:-1]
+    assert "not told" in disorder(silent, [])[0]
+    assert disorder(silent, [Blow(A, at=1.1, killed=True)]) == []
+    endless = tenure(A, 1, 0.0, 1.0)[:2]
+    assert "never left" in disorder(endless, [])[0]
+    assert disorder(endless, [Blow(A, at=1.1, killed=True)]) == []
+
+
+def test_a_journal_is_read_as_it_grows(tmp_path: Path) -> None:
+    """What was read is read once, and what comes is read next time."""
+    journal = Journal(tmp_path / "journal")
+    assert journal.news() == []
+    text = '{"at": 1.0, "who": "a", "pid": 1, "what": "in", "token": 1, "alone": true}\n'
+    for count in (1, 2):
+        with journal.file.open("a") as file:
+            file.write(text)
+        assert len(journal.news()) == count
+    assert journal.lines[1] == line(1.0, A, "in", 1, alone=True)
