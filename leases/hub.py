@@ -159,6 +159,14 @@ class Hub:
         queue = self._queues.get(name)
         return None if queue is None else queue.busy
 
+    def step_out(self, name: str, ticket: Ticket) -> bool:
+        """Leave the queue before the turn has come; False where it has."""
+        with self._mutex:
+            queue = self._queues.get(name)
+            if queue is not None and not ticket.called and ticket in queue.waiting:
+                queue.waiting.remove(ticket)
+            return not ticket.called
+
     def withdraw(self, name: str, ticket: Ticket) -> None:
         """End an acquisition wherever it stands: waiting, seeking, acquired. Harmless if it was ended.
 
@@ -254,6 +262,11 @@ class Hub:
                 queue.remains = None
                 if queue.busy is None:
                     self._forget(name, queue)
+
+    def left_free(self, name: str) -> bool:
+        """Whether the last of this process has left the lock free, as far as is remembered."""
+        estate = self._remembered.get(name)
+        return estate is not None and estate.slot is not None and not estate.slot.held
 
     def waiters(self, name: str) -> int:
         """How many of this process wait for a name behind the one whose turn it is."""

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Default:
+class Default:
+    """What stands for a timeout that was not given."""
+
     def __repr__(self) -> str:
         return "the lock's own timeout"
 
 
-DEFAULT: Final = _Default()
+DEFAULT: Final = Default()
 
 
 class Connected(Protocol):
@@ -47,7 +49,9 @@ class Fence(Protocol):
     def seal(self, lease: Lease, /) -> None: ...
 
 
-class _Bell(Protocol):
+class Ringing(Protocol):
+    """A bell of either colour."""
+
     def ring(self) -> object: ...
 
 
@@ -145,7 +149,7 @@ class Lock:
 
     # ---- acquire and release ---------------------------------------------------------------------
 
-    def acquire(self, timeout: Timeout | _Default = DEFAULT) -> Lease:
+    def acquire(self, timeout: Timeout | Default = DEFAULT) -> Lease:
         """Wait for the lock and return its lease. Release it with `release`, or by the lease itself.
 
         Args:
@@ -163,7 +167,7 @@ class Lock:
             place.undo()
             raise
 
-    async def acquire_async(self, timeout: Timeout | _Default = DEFAULT) -> Lease:
+    async def acquire_async(self, timeout: Timeout | Default = DEFAULT) -> Lease:
         """`acquire`, awaited. Cancelled, it leaves nothing behind."""
         from leases import aio
 
@@ -303,12 +307,12 @@ class Lock:
             self._hub = hub
         return self._hub
 
-    def _place(self, bell: _Bell, me: object) -> Place:
+    def _place(self, bell: Ringing, me: object) -> Place:
         """Where an acquisition of a thread or task begins; the bell wakes it."""
         handle = None if isinstance(self._store, str) else self._store
         return Place(self.name, Ticket(bell.ring, handle, me))
 
-    def _acquire(self, place: Place, bell: threads.Bell, timeout: Timeout | _Default) -> Lease:
+    def _acquire(self, place: Place, bell: threads.Bell, timeout: Timeout | Default) -> Lease:
         if self._manner is not None:
             self._manner.check_here(awaited=False)
         return self._again(place) or self._begin(
@@ -325,7 +329,7 @@ class Lock:
         tenure = yield from acquiring(hub, wish, None, place.ticket, here=False, fences=self._seals())
         return self._begin(place, tenure, awaited=awaited)
 
-    async def _acquire_async(self, place: Place, bell: aio.Bell, timeout: Timeout | _Default) -> Lease:
+    async def _acquire_async(self, place: Place, bell: aio.Bell, timeout: Timeout | Default) -> Lease:
         from leases import aio
 
         if self._manner is not None:
@@ -339,8 +343,8 @@ class Lock:
         tenure = await aio.acquire(*plan, place.ticket, bell, self._seals())
         return self._begin(place, tenure)
 
-    def _plan(self, place: Place, timeout: Timeout | _Default) -> tuple[Hub, Wish, Timeout]:
-        allowed = self.timeout if isinstance(timeout, _Default) else check_timeout(timeout)
+    def _plan(self, place: Place, timeout: Timeout | Default) -> tuple[Hub, Wish, Timeout]:
+        allowed = self.timeout if isinstance(timeout, Default) else check_timeout(timeout)
         holder = self._holder if self._holder is not None else default_holder()
         hub = place.hub = self._connect()
         return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
