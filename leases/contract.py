@@ -225,7 +225,7 @@ class Backend(ABC):
         Raises:
             ConfigurationError: the store has no such transaction (`Traits.guards`).
         """
-        raise self._no_guard()
+        raise cannot_guard(self.traits)
 
     def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
         """The bytes under a key of a lock; None where there are none. It may be stale, as any read.
@@ -233,13 +233,7 @@ class Backend(ABC):
         Raises:
             ConfigurationError: the store has no keys beside its locks (`Traits.guards`).
         """
-        raise self._no_guard()
-
-    def _no_guard(self) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self.traits.store} cannot write a key and check a lock's record in one transaction; keep the "
-            "lock in a store that can, or have what is written compare tokens, by another fence"
-        )
+        raise cannot_guard(self.traits)
 
     def examine(self, timeout: float) -> Iterator[Finding]:
         """What can be found out about the store: its version and health, and what we may do in it.
@@ -255,6 +249,14 @@ class Backend(ABC):
 
     def forked(self) -> None:  # noqa: B027 - most stores have something to drop, a memory store has not
         """In the child of a fork: drop what was inherited, without a goodbye on the wire."""
+
+
+def cannot_guard(traits: Traits) -> ConfigurationError:
+    """The error for who would write under a key of a lock where the store has no transaction for it."""
+    return ConfigurationError(
+        f"{traits.store} cannot write a key and check a lock's record in one transaction; keep the lock in a "
+        "store that can, or have what is written compare tokens, by another fence"
+    )
 
 
 _APART: Final = "\t"  # No lock's name has one, nor any key: neither can be taken for the other.

@@ -493,6 +493,11 @@ class Machine:
         return self._view is not None and self._open_in(now, self._view) <= 0
 
     @property
+    def record(self) -> Slot | None:
+        """The last slot of this claim's own record that is known; None where none of it is known to stand."""
+        return self._last
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """What observers are to see."""
         return self._metadata

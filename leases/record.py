@@ -97,6 +97,15 @@ def check_name(name: str) -> str:
     return _check_text("lock name", name, NAME_BYTES)
 
 
+def check_key(key: str) -> str:
+    """Return the name of a lock's key if every store can carry it; the limits are those of a lock's name.
+
+    Raises:
+        ConfigurationError: as for `check_name`.
+    """
+    return _check_text("key", key, NAME_BYTES)
+
+
 def check_holder(holder: str) -> str:
     """Return a holder's name if it can be written; the limits are those of a lock's name.
 

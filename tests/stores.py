@@ -55,6 +55,7 @@ class Kind:
         short: a ttl in seconds for what has to happen in real time.
         shared: other processes reach the same records.
         served: by a server.
+        guards: it writes keys beside its locks, by their records.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Kind:
     short: float
     shared: bool = True
     served: bool = True
+    guards: bool = True
 
     @property
     def mark(self) -> str:
@@ -150,7 +152,7 @@ STORES: Final = (
     Kind("etcd", _on_a_server("etcd"), 1.5),
     Kind("zookeeper", _on_a_server("zookeeper"), 1.5),
     Kind("consul", _on_a_server("consul"), 1.5),
-    Kind("kubernetes", _in_a_namespace, 1.5),
+    Kind("kubernetes", _in_a_namespace, 1.5, guards=False),
 )
 
 
@@ -181,6 +183,7 @@ def _every(kinds: Sequence[Kind]) -> pytest.MarkDecorator:
 
 every_store: Final = _every(STORES)
 every_shared_store: Final = _every(SHARED)
+every_guarding_store: Final = _every(tuple(kind for kind in STORES if kind.guards))
 
 
 def _shown(value: object) -> str:

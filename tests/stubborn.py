@@ -40,8 +40,8 @@ class Stubborn(Backend):
         down: calls are answered with `StoreUnavailable`, at once; swaps with `Unknown`.
         silent: nothing is answered: calls return when their time-out is over, as the contract wants it.
         gate: while it is not set, calls wait for it, and what they were told of time-outs is ignored.
-        before: called with ("read" | "swap" | "watch", name) before the store is asked.
-        after: called with ("read" | "swap", outcome); what it returns is the answer.
+        before: called with ("read" | "swap" | "guarded" | "watch", name) before the store is asked.
+        after: called with ("read" | "swap" | "guarded", outcome); what it returns is the answer.
         calls: every call, as (kind, name, claim).
         watching: how many watches are open.
     """
@@ -73,6 +73,20 @@ class Stubborn(Backend):
         self.before("swap", seen.name)
         outcome: Outcome = self.after("swap", self.inner.swap(seen, claim, timeout))
         return outcome
+
+    def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
+        self.calls.append(("guarded", guard.name, None))
+        if self.down or self.silent:
+            time.sleep(timeout if self.silent else 0)
+            return Unknown(StoreUnavailable("it is down; wait"), void=self.down)
+        self.gate.wait()
+        self.before("guarded", guard.name)
+        outcome: Outcome = self.after("guarded", self.inner.write_guarded(guard, key, body, timeout))
+        return outcome
+
+    def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
+        self._pass("read_guarded", name, timeout)
+        return self.inner.read_guarded(name, key, timeout)
 
     def watch(self, seen: Slot, notify: Notify) -> Watch:
         self._pass("watch", seen.name)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from leases.contract import Applied, Backend, Notify, Outcome, Slot, Watch
+from leases.contract import Applied, Backend, Notify, Outcome, Slot, Watch, cannot_guard
 from leases.errors import ConfigurationError, StoreUnavailable
 from leases.record import Claim
 from leases.testing.cells import Cells, Kind
@@ -79,7 +79,7 @@ class Memory(Backend):
 
     def _able(self) -> _Store:
         if not self.traits.guards:
-            raise self._no_guard()
+            raise cannot_guard(self.traits)
         return self._open()
 
     def _change(self, seen: Slot, change: Callable[[Cells], Outcome]) -> Outcome:

@@ -1,0 +1,436 @@
+"""A key that is guarded by its lock's own record: who may write it, on every store that can."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from leases import ConfigurationError, Lease, RecordRefused, Store, StoreUnavailable, connect
+from leases.contract import Applied, Conflict, Unknown, beside
+from leases.errors import ForeignToken, NotCurrent, WriteUnknown
+from leases.fencing import GuardedKey, Level, Token
+from stores import Site, every_guarding_store
+from stubborn import Stubborn, store_on, until
+
+TTL = 30.0
+
+
+@pytest.fixture
+def store(site: Site) -> Store:
+    return site.store()
+
+
+@pytest.fixture
+def key(store: Store) -> GuardedKey:
+    return GuardedKey("job", "position", store=store)
+
+
+def hold(store: Store, holder: str = "web-1") -> Lease:
+    """The lock, held."""
+    return store.lock("job", ttl=TTL, holder=holder, timeout=10.0).acquire()
+
+
+def value(key: GuardedKey) -> bytes | None:
+    """What stands there."""
+    found = key.read()
+    return None if found is None else found.value
+
+
+def crash(store: Store) -> None:
+    """Whoever holds is gone, and somebody who knows has freed the lock for it."""
+    token = store.status("job").token
+    assert token is not None
+    store.break_lock("job", if_token=token, now=True)
+
+
+# What passes.
+
+
+@every_guarding_store
+def test_the_tenure_that_holds_writes(store: Store, key: GuardedKey, site: Site) -> None:
+    """What it wrote is shown to all, with its token and its holder, and can be written over and removed."""
+    assert key.read() is None
+    before = time.time()
+    with hold(store) as lease:
+        key.write(lease, b"\0 one \n two")
+        found = GuardedKey("job", "position", store=site.store()).read()
+        assert found is not None
+        assert (found.value, found.token, found.token.holder) == (
+            b"\0 one \n two",
+            Token.of(lease),
+            "web-1",
+        )
+        assert before - 1 <= found.at <= time.time() + 1
+        key.write(lease, "naïve")
+        assert value(key) == "naïve".encode()
+        key.delete(lease)
+        key.delete(lease)
+        assert key.read() is None
+        key.write(lease, b"")
+        assert value(key) == b""
+    assert value(key) == b""  # for whoever holds next
+
+
+@every_guarding_store
+def test_writes_pass_while_the_lease_is_renewed_all_the_time(store: Store, key: GuardedKey) -> None:
+    """A renewal of our own moves the record's version under a write; the write finds out, and passes."""
+    over = threading.Event()
+    with hold(store) as lease:
+        renewals = threading.Thread(target=_renew, args=(lease, over))
+        renewals.start()
+        try:
+            for number in range(30):
+                key.write(lease, str(number))
+                assert value(key) == str(number).encode()
+        finally:
+            over.set()
+            renewals.join()
+        assert lease.held and lease.metadata["renewals"] > "0"
+
+
+def _renew(lease: Lease, over: threading.Event) -> None:
+    number = 0
+    while not over.is_set():
+        number += 1
+        lease.update({"renewals": str(number)})
+
+
+@every_guarding_store
+def test_another_process_writes_by_the_token_that_it_was_sent(site: Site, key: GuardedKey) -> None:
+    """A worker that holds nothing writes for the tenure whose token came with a request, and for no other."""
+    worker = GuardedKey("job", "position", store=site.store())
+    with hold(site.store()) as lease:
+        sent = str(Token.of(lease))
+        worker.write(Token.parse(sent), b"by the worker")
+        worker.write(Token("job", lease.token), b"without a holder")
+        for wrong in (
+            Token("job", lease.token + 1),
+            Token("job", lease.token - 1),
+            Token("job", lease.token, "web-2"),
+        ):
+            with pytest.raises(NotCurrent, match=r"web-1 holds the lock with token \d+"):
+                worker.write(wrong, b"x")
+    with pytest.raises(NotCurrent, match="nobody holds"):
+        worker.write(Token.parse(sent), b"late")
+    assert value(key) == b"without a holder"
+
+
+@every_guarding_store
+def test_awaited_it_is_the_same(store: Store, key: GuardedKey) -> None:
+    """The twins write, read, remove and refuse alike."""
+
+    async def main() -> None:
+        async with store.lock("job", ttl=TTL) as lease:
+            await key.write_async(lease, b"one")
+            found = await key.read_async()
+            assert found is not None and found.value == b"one"
+            await key.delete_async(lease)
+            assert await key.read_async() is None
+        with pytest.raises(NotCurrent):
+            await key.write_async(lease, b"late")
+
+    asyncio.run(main())
+
+
+# What is refused.
+
+
+@every_guarding_store
+def test_an_earlier_tenure_is_refused_although_nobody_has_written_since(site: Site, key: GuardedKey) -> None:
+    """The middle holder died before its first write. By the record the late write is refused all the same.
+
+    Its own tenure is judged, not its name: the same holder has the lock again.
+    """
+    shard1, shard2 = site.stubborn(), site.store()
+    store1 = site.store(shard1)
+    first = GuardedKey("job", "position", store=store1)
+    stopped = hold(store1, "shard-1")
+    first.write(stopped, b"R0")
+    shard1.down = True  # It renews nothing, and hears of nothing.
+    crash(shard2)
+    middle = hold(shard2, "shard-2")
+    token = Token.of(middle)
+    crash(shard2)  # It dies, and has written nothing.
+    again = hold(site.store(), "shard-1")
+    shard1.down = False
+    assert stopped.held  # by the clock; nobody has told it yet
+    for late in (stopped, Token.of(stopped), token):
+        with pytest.raises(NotCurrent):
+            first.write(late, b"R1")
+        with pytest.raises(NotCurrent):
+            first.delete(late)
+    assert value(key) == b"R0"
+    key.write(again, b"R2")
+    assert value(key) == b"R2"
+
+
+@every_guarding_store
+def test_a_refused_write_tells_the_lease_of_its_end(site: Site) -> None:
+    """Whoever is shown another's record has lost, and need not wait for its next renewal to be told."""
+    backend = site.stubborn()
+    stale = site.store(backend)
+    lease = hold(stale)
+    crash(other := site.store())
+    with hold(other, "web-2"):
+        assert lease.held
+        with pytest.raises(NotCurrent) as refused:
+            GuardedKey("job", "position", store=stale).write(lease, b"x")
+        assert not lease.held and lease.lost.reason == "superseded"
+        assert (refused.value.name, refused.value.given) == ("job", lease.token)
+
+
+@every_guarding_store
+def test_a_released_lease_is_refused(store: Store, key: GuardedKey) -> None:
+    """The lock is free, and nobody has it since."""
+    with hold(store) as lease:
+        key.write(lease, b"kept")
+    for late in (lease, Token.of(lease)):
+        with pytest.raises(NotCurrent):
+            key.write(late, b"late")
+    assert value(key) == b"kept"
+
+
+@every_guarding_store
+def test_a_lease_that_was_passed_on_within_the_process_is_refused(site: Site, key: GuardedKey) -> None:
+    """The next thread has inherited the record, and may not have written its own claim onto it yet."""
+    backend = site.stubborn()
+    store = site.store(backend)
+    first = hold(store)
+    got: list[Lease] = []
+    waiting = threading.Thread(target=lambda: got.append(hold(store, "web-2")))
+    waiting.start()
+    until(lambda: store.hub.waiters("job"))
+    backend.gate.clear()  # The record stands as the first has left it.
+    first.release()
+    try:
+        with pytest.raises(NotCurrent, match="released"):
+            key.write(first, b"late")
+    finally:
+        backend.gate.set()
+        waiting.join()
+    GuardedKey("job", "position", store=store).write(got[0], b"mine")
+    assert value(key) == b"mine"
+    got[0].release()
+
+
+@every_guarding_store
+@pytest.mark.parametrize("now", [False, True], ids=["waits", "now"])
+def test_a_broken_lock_is_refused(site: Site, key: GuardedKey, now: bool) -> None:
+    """Whether it is free at once or others wait: from the break on its holder writes no more."""
+    lease = hold(store := site.store())
+    mine = GuardedKey("job", "position", store=store)
+    mine.write(lease, b"kept")
+    site.store().break_lock("job", if_token=lease.token, now=now)
+    for late in (Token.of(lease), lease):
+        with pytest.raises(NotCurrent):
+            mine.write(late, b"late")
+    assert value(key) == b"kept"
+    assert lease.lost.reason == "broken"
+
+
+@every_guarding_store
+def test_a_lease_of_another_lock_is_refused(store: Store, key: GuardedKey) -> None:
+    """S56: a token says nothing about another lock, and nothing is asked of the store."""
+    with store.lock("other", ttl=TTL) as lease:
+        for foreign in (lease, Token.of(lease)):
+            with pytest.raises(ForeignToken):
+                key.write(foreign, b"x")
+    assert key.read() is None
+
+
+def test_a_lease_that_has_run_out_writes_until_it_is_succeeded() -> None:
+    """Time is no matter: as long as its record stands no later tenure is there to be harmed."""
+    backend = Stubborn()
+    store = store_on(backend)
+    key = GuardedKey("job", "position", store=store)
+    lease = store.lock("job", ttl=0.2).acquire()
+    lease.renew_until(0.0)
+    assert lease.lost.wait(10) and lease.lost.reason == "expired"
+    key.write(lease, b"late, and harmless")
+    with store_on(backend.inner).lock("job", ttl=TTL), pytest.raises(NotCurrent, match="expired"):
+        key.write(lease, b"late")
+    assert value(key) == b"late, and harmless"
+    lease.release()
+
+
+def test_a_copy_of_the_process_ends_the_writes_of_the_original() -> None:
+    """S35: where two write by one claim, whoever finds out is refused, although the claim is its own."""
+    store = store_on()
+    key = GuardedKey("job", "position", store=store)
+    lease = hold(store)
+    backend = store.hub.backend
+    slot = backend.read("job", 1.0)
+    assert slot.claim is not None
+    assert isinstance(backend.swap(slot, replace(slot.claim, beat="0123456789abcdef"), 1.0), Applied)
+    with pytest.raises(NotCurrent, match="superseded"):
+        key.write(lease, b"x")
+
+
+# What nobody knows.
+
+
+def test_a_write_without_an_answer_may_have_been_done() -> None:
+    """It is told as unknown, and not as refused; writing it again is harmless, whatever became of it."""
+    store = store_on(backend := Stubborn())
+    key = GuardedKey("job", "position", store=store)
+    with hold(store) as lease:
+        backend.after = lambda kind, outcome: Unknown() if kind == "guarded" else outcome
+        with pytest.raises(WriteUnknown, match="may have been written") as unknown:
+            key.write(lease, b"one")
+        error = unknown.value
+        assert (error.name, error.key, error.token) == ("job", "position", lease.token)
+        assert isinstance(error, ConnectionError)
+        backend.after = lambda kind, outcome: outcome
+        assert value(key) == b"one"  # This time it was.
+        key.write(lease, b"one")
+
+
+def test_what_was_surely_not_done_is_sent_again() -> None:
+    """A store that is busy for a moment costs time alone; one that stays so is told as out of reach."""
+    store = store_on(backend := Stubborn())
+    key = GuardedKey("job", "position", store=store)
+    with hold(store) as lease:
+        backend.down = True
+        soon = threading.Timer(0.15, setattr, (backend, "down", False))
+        soon.start()
+        key.write(lease, b"at last")
+        backend.down = True
+        with pytest.raises(StoreUnavailable, match=r"was not written in 0.2 s: it is down") as trouble:
+            GuardedKey("job", "position", store=store, timeout=0.2).write(lease, b"never")
+        assert not isinstance(trouble.value, WriteUnknown)
+        backend.down = False
+        assert value(key) == b"at last"
+        soon.join()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not-told"])
+def test_old_news_is_no_refusal(told: bool) -> None:
+    """S66: a replica that lags shows an earlier tenure's record; it is asked again until it has caught up."""
+    store = store_on(backend := Stubborn())
+    earlier = hold(store)
+    old = backend.inner.read("job", 1.0)
+    earlier.release()
+    with hold(store) as lease:
+        key = GuardedKey("job", "position", store=store)
+        answers: list[Any] = [Conflict(old if told else None)] * 2
+
+        def after(kind: str, outcome: Any) -> Any:
+            if kind == "guarded" and answers:
+                return answers.pop()
+            return old if kind == "read" and answers and not told else outcome
+
+        backend.after = after
+        key.write(lease, b"one")
+        assert not answers and lease.held
+        backend.after = lambda kind, outcome: outcome
+        assert value(key) == b"one"
+
+
+# What cannot work.
+
+
+def test_renewals_that_never_end_are_given_up() -> None:
+    """The loop is bounded by the timeout, and says what kept it."""
+    store = store_on(backend := Stubborn())
+    backend.after = lambda kind, outcome: Conflict() if kind == "guarded" else outcome
+    key = GuardedKey("job", "position", store=store, timeout=0.1)
+    never = pytest.raises(StoreUnavailable, match=r"was not written in 0.1 s: its holder renews it")
+    with hold(store) as lease, never:
+        key.write(lease, b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "options"),
+    [
+        ("", "k", {}),
+        ("job", "", {}),
+        ("job", "a\tb", {}),
+        ("job", "k" * 257, {}),
+        ("job", 7, {}),
+        ("job", "k", {"store": 7}),
+        ("job", "k", {"store": "nothing:"}),
+        ("job", "k", {"timeout": -1}),
+        ("job", "k", {"timeout": "5"}),
+    ],
+)
+def test_what_cannot_work_is_refused_at_construction(name: Any, key: Any, options: dict[str, Any]) -> None:
+    """Names, keys, stores and timeouts."""
+    with pytest.raises(ConfigurationError):
+        GuardedKey(name, key, **options)
+
+
+def test_a_value_has_a_limit() -> None:
+    """64 KiB fit, and one byte more is refused before the store is asked."""
+    store = store_on()
+    key = GuardedKey("job", "position", store=store)
+    with hold(store) as lease:
+        key.write(lease, b"x" * 65_536)
+        with pytest.raises(ConfigurationError, match="65537 bytes"):
+            key.write(lease, b"x" * 65_537)
+    assert value(key) == b"x" * 65_536
+
+
+def test_a_store_that_cannot_is_refused_before_anything_is_sent() -> None:
+    """At construction where it is connected, else with the first call; the error says what to do instead."""
+    refused = pytest.raises(ConfigurationError, match=r"kubernetes cannot .*; keep the lock in a store")
+    with connect("memory:guarded?kind=kubernetes") as store, refused:
+        GuardedKey("job", "position", store=store)
+    with pytest.raises(ConfigurationError, match="another fence"):
+        GuardedKey("job", "position", store="memory:guarded?kind=kubernetes").read()
+
+
+def test_a_lease_in_another_store_is_refused() -> None:
+    """Versions of two stores have nothing to do with each other, and could be equal."""
+    store, other = store_on(), store_on()
+    with hold(store) as lease, pytest.raises(ConfigurationError, match="pass the same store="):
+        GuardedKey("job", "position", store=other).write(lease, b"x")
+
+
+def test_what_a_stranger_has_written_is_shown_and_not_read() -> None:
+    """Bytes without the line that says who wrote them are refused, whatever is wrong with that line."""
+    store = store_on()
+    key = GuardedKey("job", "position", store=store)
+    with hold(store) as lease:
+        backend = store.hub.backend
+        for body in (b"", b"hello", b"[]\nx", b'{"format":2}\nx', b'{"format":1,"token":"1"}\nx', b"\xff\nx"):
+            backend.write_guarded(backend.read("job", 1.0), "position", body, 1.0)
+            with pytest.raises(RecordRefused, match='key "position" holds what was not written') as refused:
+                key.read()
+            assert refused.value.body == body
+        key.write(lease, b"ours again")
+        assert value(key) == b"ours again"
+
+
+def test_a_foreign_record_in_place_of_the_lock_is_refused() -> None:
+    """Nothing is written by the guard of what is not ours."""
+    store = store_on()
+    key = GuardedKey("job", "position", store=store)
+    lease = hold(store)
+    inner: Any = store.hub.backend
+    inner.write_foreign("job", b"hello")
+    with pytest.raises(RecordRefused):
+        key.write(lease, b"x")
+    assert key.read() is None
+
+
+def test_it_says_its_level() -> None:
+    """The strongest of the table, and it needs no seal."""
+    key = GuardedKey("job", "position", store="memory:")
+    assert key.level is Level.GUARDED and not hasattr(key, "seal")
+    assert repr(key) == '<GuardedKey "position" of lock "job">'
+
+
+def test_no_list_shows_a_key() -> None:
+    """What lists, watches and prunes locks has nothing to do with what lies beside them."""
+    store = store_on()
+    with hold(store) as lease:
+        GuardedKey("job", "position", store=store).write(lease, b"x")
+        assert [status.name for status in store.list()] == ["job"]
+        assert [getattr(found, "name", "") for found in store.scan()] == ["job"]
+        assert store.prune(dry_run=True, older_than=0, wait=0.01)[0].name == "job"
+    assert store.list() == [] and beside("job", "position").isprintable() is False
