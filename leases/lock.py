@@ -327,7 +327,7 @@ class Lock:
             yield self._connect
         hub, wish, _ = self._plan(place, None)
         tenure = yield from acquiring(hub, wish, None, place.ticket, here=False, fences=self._seals())
-        return self._begin(place, tenure, awaited=awaited)
+        return self._begin(place, tenure)
 
     async def _acquire_async(self, place: Place, bell: aio.Bell, timeout: Timeout | Default) -> Lease:
         from leases import aio
