@@ -15,6 +15,7 @@ from lab.places import place as place
 from servers.fixtures import consul as consul
 from servers.fixtures import etcd as etcd
 from servers.fixtures import kubernetes as kubernetes
+from servers.fixtures import postgres as postgres
 from servers.fixtures import zookeeper as zookeeper
 from stores import site as site
 

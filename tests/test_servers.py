@@ -383,7 +383,7 @@ def test_a_recipe_builds_the_version_of_the_table(line: Wanted) -> None:
             assert f">{line.version}<" in (line.recipe / "pom.xml").read_text()
         case Debian(packages):
             assert packages[0].endswith(f"={line.version}*")
-    assert line.image.endswith(line.version)
+    assert not line.image or line.image.endswith(line.version)
 
 
 def test_every_server_is_in_both_columns() -> None:

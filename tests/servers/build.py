@@ -29,6 +29,7 @@ USUAL: Final = (
     "/usr/bin",
     "/bin",
     "/opt/homebrew/bin",
+    "/usr/lib/postgresql/15/bin",  # where Debian keeps it, outside of every PATH
 )
 
 
@@ -68,8 +69,9 @@ def built(wanted: Wanted) -> Path | None:
     """The program in the cache, if it is there and built by today's recipe."""
     folder = cache() / wanted.name
     with contextlib.suppress(OSError):
-        if (folder / STAMP).read_text() == stamp(wanted) and (folder / wanted.program).exists():
-            return folder / wanted.program
+        program = folder / wanted.beneath / wanted.program
+        if (folder / STAMP).read_text() == stamp(wanted) and program.exists():
+            return program
     return None
 
 
@@ -98,7 +100,7 @@ def build(wanted: Wanted) -> Path:
             folder = cache() / wanted.name
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
-        return folder / wanted.program
+        return folder / wanted.beneath / wanted.program
 
 
 @contextlib.contextmanager
@@ -148,6 +150,9 @@ def _by_debian(wanted: Wanted, source: Debian, folder: Path) -> None:
             for path in (Path(temporary) / "taken").glob(pattern):
                 if not path.is_symlink():
                     shutil.copy2(path, folder / source.into)
+        taken = Path(temporary) / "taken"
+        for tree in (found for pattern in source.trees for found in taken.glob(pattern)):
+            shutil.copytree(tree, folder / tree.relative_to(taken), symlinks=True)
 
 
 def _required(name: str, wanted: Wanted, package: str, what: str) -> str:

@@ -41,7 +41,8 @@ def main() -> int:
         with _engine() as host:
             os.environ |= {"DOCKER_HOST": host, "SERVERS": "docker"}
             for line in get.lines(SERVERS):
-                _have(line)
+                if line.image:
+                    _have(line)
             return subprocess.run(command).returncode
     except Missing as missing:
         print(f"servers: {missing}", file=sys.stderr)

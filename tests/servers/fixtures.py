@@ -68,6 +68,13 @@ def kubernetes() -> Iterator[Shared]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Shared]:
+    """One PostgreSQL for all tests; its URL is libpq's."""
+    with _shared("postgres") as server:
+        yield server
+
+
 @contextlib.contextmanager
 def launched(server: str, **options: Any) -> Generator[Any]:
     """A server of a test's own, started by its launcher with these options, as a process; ended after.

@@ -72,9 +72,9 @@ def program(server: str, of: Versions | None = None) -> Program:
         Missing: it is not here; what gets it.
     """
     line = wanted(server, of or versions())
-    if containers.has(line.image):
+    if line.image and containers.has(line.image):
         return Program(server, line.version, Path(line.inside), line.image)
-    if insists_on_docker():
+    if line.image and insists_on_docker():
         raise _no_image(line)
     path = built(line) or _on_path(line)
     if path is None:
@@ -122,9 +122,9 @@ def _get(line: Wanted) -> str:
     """Have one server here; a sentence about how."""
     if address(line.server) is not None:
         return f"the one that {variable(line.server)} names"
-    if containers.has(line.image):
+    if line.image and containers.has(line.image):
         return f"image {line.image}"
-    if insists_on_docker():
+    if line.image and insists_on_docker():
         raise _no_image(line)
     path = built(line) or _on_path(line) or build(line)
     if line.server == "zookeeper":

@@ -30,11 +30,15 @@ class Maven:
 
 @dataclass(frozen=True)
 class Debian:
-    """Taken out of packages, which are not installed: `files` are patterns inside them, put into `into`."""
+    """Taken out of packages, which are not installed: `files` are patterns inside them, put into `into`.
+
+    What has to find its neighbours is taken by the folder: `trees` are patterns, too, and keep their places.
+    """
 
     packages: tuple[str, ...]
     files: tuple[str, ...]
     into: str = "."
+    trees: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Wanted:
     """One server in one version.
 
     `program` is what there is to find: a file's name on PATH and in the cache, or the cache's folder of jars.
-    `image` is the official one, and `inside` the place of the program in it.
+    `image` is the official one, and `inside` the place of the program in it; empty: it runs in no container.
+    `beneath` is the place of the program in the cache, where that is no more than its name.
     `asks` are the arguments that make the program tell its version.
     """
 
@@ -54,6 +59,7 @@ class Wanted:
     inside: str
     asks: tuple[str, ...] = ("--version",)
     takes: str = "a minute"
+    beneath: str = "."
 
     @property
     def name(self) -> str:
@@ -65,12 +71,46 @@ class Wanted:
         return BUILDS / self.name
 
 
-SERVERS: Final = ("etcd", "zookeeper", "consul", "kubernetes")
+SERVERS: Final = ("etcd", "zookeeper", "consul", "kubernetes", "postgres")
 
 _GIT_VERSION: Final = "k8s.io/component-base/version.gitVersion"  # without it the server says version 0.0.0
 _APISERVER: Final = "k8s.io/kubernetes/cmd/kube-apiserver"
 _JARS_INSIDE: Final = "/apache-zookeeper-%s-bin/lib"
 _JARS: Final = ("zookeeper", "zookeeper-jute", "netty-*", "slf4j-api", "slf4j-simple", "metrics-core")
+
+# No store of locks, but what a lock guards. It refuses to be root, so its image is of no use to us: our
+# containers have the user who runs the tests. The libraries are what it needs and a small Debian has not.
+_POSTGRES: Final = Wanted(
+    "postgres",
+    "15",
+    "postgres",
+    Debian(
+        (
+            "postgresql-15=15*",
+            "libpq5",
+            "libldap-2.5-0",
+            "libsasl2-2",
+            "libxml2",
+            "libicu72",
+            "libgssapi-krb5-2",
+            "libkrb5-3",
+            "libk5crypto3",
+            "libkrb5support0",
+            "libkeyutils1",
+        ),
+        (),
+        trees=(
+            "usr/lib/postgresql/15/bin",
+            "usr/lib/postgresql/15/lib",
+            "usr/share/postgresql/15",
+            "usr/lib/*-linux-gnu*",
+        ),
+    ),
+    image="",
+    inside="",
+    takes="half a minute",
+    beneath="usr/lib/postgresql/15/bin",
+)
 
 TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
     "new": (
@@ -110,6 +150,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "/usr/local/bin/kube-apiserver",
             takes="five minutes",
         ),
+        _POSTGRES,
     ),
     "old": (
         Wanted(
@@ -160,6 +201,7 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
             "/usr/local/bin/kube-apiserver",
             takes="five minutes",
         ),
+        _POSTGRES,
     ),
 }
 
