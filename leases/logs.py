@@ -82,7 +82,7 @@ def lost(loss: LeaseLost, store: str, silence: float, why: object) -> None:
     """A lease was lost; the arguments are as for `endangered`."""
     _post(
         _WARNING,
-        "%s; last renewed %.1f s before, token %s, on %s; last trouble: %s",
+        "%s; last renewed %.1f s ago, token %s, on %s; last trouble: %s",
         loss, silence, loss.token, store, _or_none(why),
     )  # fmt: skip
 
