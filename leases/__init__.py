@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leases.elector import Elector
     from leases.errors import (
         AcquireTimeout,
         ConfigurationError,
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
         TokenRefused,
         WrongToken,
     )
+    from leases.leader import leader_only
     from leases.lease import Lease
     from leases.lock import Lock
+    from leases.observer import Leader
+    from leases.semaphore import Semaphore, SlotLease
     from leases.store import Status, Store, connect
     from leases.terms import Terms
     from leases.upkeep import Pruned
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AcquireTimeout",
     "ConfigurationError",
+    "Elector",
     "ForeignToken",
+    "Leader",
     "Lease",
     "LeaseLost",
     "LeasesError",
@@ -52,6 +58,8 @@ __all__ = [
     "Pruned",
     "RecordRefused",
     "ResourceBusy",
+    "Semaphore",
+    "SlotLease",
     "StaleToken",
     "Status",
     "Store",
@@ -62,19 +70,25 @@ __all__ = [
     "TokenRefused",
     "WrongToken",
     "connect",
+    "leader_only",
 ]
 
 __version__ = "0.1.0"
 
 # Loaded when first asked for: `import leases` costs next to nothing, and a program pays for what it uses.
 _WHERE = {
+    "Elector": "leases.elector",
+    "Leader": "leases.observer",
     "Lease": "leases.lease",
     "Lock": "leases.lock",
     "Pruned": "leases.upkeep",
+    "Semaphore": "leases.semaphore",
+    "SlotLease": "leases.semaphore",
     "Status": "leases.store",
     "Store": "leases.store",
     "Terms": "leases.terms",
     "connect": "leases.store",
+    "leader_only": "leases.leader",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from leases.contract import Backend, Slot, Traits
+    from leases.elector import Elector
+    from leases.observer import Leader
     from leases.upkeep import Pruned
 
 _LOOK_SECONDS = 5.0
@@ -89,6 +91,30 @@ class Store:
     def lock(self, name: str, **options: Any) -> Lock:
         """A `Lock` on this store; the options are those of `Lock`."""
         return Lock(name, store=self, **options)
+
+    def elector(self, name: str, **options: Any) -> Elector:
+        """An `Elector` on this store; the options are those of `Elector`."""
+        from leases.elector import Elector
+
+        return Elector(name, store=self, **options)
+
+    def observe(self, name: str) -> Generator[Leader | None, None, None]:
+        """Who leads, or holds the lock: now, and after every change, until the generator is closed.
+
+        A holder of whom nothing was heard for the ttl of its record is shown as None.
+
+        Raises:
+            StoreError: the store refused or was closed, or the record is not ours.
+        """
+        from leases.observer import observe
+
+        return observe(lambda: self.hub, check_name(name))
+
+    def observe_async(self, name: str) -> AsyncGenerator[Leader | None, None]:
+        """`observe`, as an asynchronous generator."""
+        from leases.observer import observe_async
+
+        return observe_async(lambda: self.hub, check_name(name))
 
     def status(self, name: str, *, timeout: Timeout = _LOOK_SECONDS) -> Status:
         """What the store shows of one lock.

@@ -1,0 +1,496 @@
+"""`Elector`: being the one that runs, for as long as it is the one, in both colours."""
+
+# pyright: reportPrivateUsage=false
+# An elector is a lock with a campaign around it.
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from weakref import WeakSet
+
+from leases import threads
+from leases.campaign import (
+    Callbacks,
+    Manifesto,
+    Part,
+    Reign,
+    TaskHerald,
+    ThreadHerald,
+    Work,
+    WorkAsync,
+    take_part,
+    take_part_async,
+    until_ended,
+    until_over,
+)
+from leases.errors import ConfigurationError
+from leases.identity import default_holder
+from leases.keeper import report
+from leases.lease import Lease, Timeout, check_timeout
+from leases.lock import Connected, Fence, Lock
+from leases.observer import PRIORITY, Leader, Sight, observe, observe_async
+from leases.record import RESERVED, check_holder, check_metadata
+
+if TYPE_CHECKING:
+    from leases.terms import Terms
+
+_LOOK_SECONDS = 5.0
+
+
+class Elector:
+    """One candidate for the leadership of a name, of which one process of a fleet has it at a time.
+
+    `run` campaigns, calls the work while it leads, and takes part again when the work is over; `start` does
+    the same with no work, for who only wants to ask `is_leader`. The work is told to stop by its lease:
+    `lease.ending` can be waited for, `lease.check()` raises. It stops, then the lease is released: it is
+    never released under running work. Work that was asked to stop, by `stop`, `resign` or `transfer`, has
+    its lease renewed for one ttl more; then it runs out. Work that loses its lease and goes on is the one
+    thing that nobody can help from outside: it is logged, and `on_lost` can end the process.
+
+    Callbacks are called one after another, in a thread of their own, or on the event loop of `run_async`,
+    which awaits those that are coroutine functions. For each tenure `on_elected` is called once, then
+    `on_lost` once, by the deadline at the latest, and `on_jeopardy` only in between. What they raise is
+    logged; one that hangs holds up the other callbacks and nothing else.
+
+    Args:
+        name: what is led: the name of a lock, which whoever leads it holds.
+        ttl: seconds after which another may lead when the leader has died. Default 15.
+        store: a URL or a connected store; default ``$LEASES_URL``, else the embedded store.
+        holder: who is the candidate, for people and for `transfer`; default ``host:pid``.
+        metadata: what observers are to see; text to text. Keys that begin with "leases." are not for you.
+        on_elected: called with the lease when it leads, as the work begins.
+        on_jeopardy: called with the lease when a renewal is overdue, while the lease stands.
+        on_lost: called with the lease and a `LeaseLost` when it leads no more, ``released`` where it gave
+            it up; or a word of `Lock`; or ``(word, function)``. With asyncio the task of the work is
+            cancelled when it is to stop, whatever the word.
+        on_new_leader: called with the `Leader`, or None, at every change that was observed, this elector's
+            own elections too, and at first with what is so.
+        stop_within: seconds before the deadline at which the work is told to stop; default 0.
+        semantics: as of `Lock`. With ``"at-least-once"`` silence of the store does not stop the work.
+        fences: what to seal with the token before the work begins.
+        terms: all durations together, instead of `ttl` alone.
+        patience: seconds for which work that was asked to stop keeps its lease; default one ttl.
+
+    Raises:
+        ConfigurationError: a name or an option that cannot work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        store: str | Connected | None = None,
+        holder: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        on_elected: Callable[[Lease], object] | None = None,
+        on_jeopardy: Callable[[Lease], object] | None = None,
+        on_lost: Any = "raise",
+        on_new_leader: Callable[[Leader | None], object] | None = None,
+        priority: int | None = None,
+        renew_while: Callable[[], object] | None = None,
+        stop_within: float = 0.0,
+        semantics: Literal["at-most-once", "at-least-once"] = "at-most-once",
+        fences: Sequence[Fence] = (),
+        terms: Terms | None = None,
+        patience: Timeout = None,
+    ) -> None:
+        word, call = _word_and_call(on_lost)
+        shown = _shown(metadata, priority)
+        self._lock = Lock(
+            name, ttl=ttl, store=store, holder=holder, metadata=shown, semantics=semantics,
+            stop_within=stop_within, fences=fences, terms=terms,
+            on_lost="raise" if word == "cancel" else word,
+        )  # fmt: skip
+        calls = Callbacks(on_elected, on_jeopardy, call, on_new_leader)
+        _check_callables(on_elected, on_jeopardy, on_new_leader, renew_while)
+        checked = check_timeout(patience, "patience")
+        self._manifesto = Manifesto(
+            self._lock,
+            calls,
+            self._lock.terms.ttl if checked is None else checked,
+            progress=renew_while,
+        )
+        self._word = word
+        self._holder = None if holder is None else check_holder(holder)
+        self._part: Part | None = None
+        self._sight: Sight | None = None
+        self._mutex = threading.Lock()
+        _electors.add(self)
+
+    # ---- what is so ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What is led."""
+        return self._lock.name
+
+    @property
+    def holder(self) -> str:
+        """Who this candidate is, as others see it."""
+        return self._holder if self._holder is not None else default_holder()
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease by which it leads at this instant; None if it does not."""
+        reign = self._reign
+        return reign.lease if reign is not None and reign.lease.held else None
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it leads at this instant; the clock is read every time."""
+        return self.lease is not None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended its part, where an error did: what `run` raised, or would have raised after `start`."""
+        part = self._part
+        return None if part is None else part.error
+
+    def leader(self, timeout: float = _LOOK_SECONDS) -> Leader | None:
+        """Who leads, by one look at the store; None if nobody does, or the leader is known to be dead.
+
+        One look alone cannot tell a dead leader from one that lives, unless the store is on this host; it
+        counts what this elector has seen before.
+
+        Raises:
+            StoreError: the store could not be asked, or the record is not ours.
+        """
+        own = self._own()
+        if own is not None:
+            return own
+        hub = self._lock._connect()
+        slot = hub.backend.read(self.name, _positive(timeout))
+        sight = self._sight
+        if sight is None:
+            sight = self._sight = Sight(hub.boot)
+        sight.note(slot, hub.clock())
+        return sight.leader(hub.clock())
+
+    async def leader_async(self, timeout: float = _LOOK_SECONDS) -> Leader | None:
+        """`leader`, awaited."""
+        import asyncio
+
+        return await asyncio.to_thread(self.leader, timeout)
+
+    def observe(self) -> Generator[Leader | None, None, None]:
+        """Who leads: now, and after every change, until the generator is closed.
+
+        Raises:
+            StoreError: the store refused or was closed, or the record is not ours. Not when it gives no
+                answer: then, once the record has outlived its ttl, it shows None.
+        """
+        return observe(self._lock._connect, self.name)
+
+    def observe_async(self) -> AsyncGenerator[Leader | None, None]:
+        """`observe`, as an asynchronous generator."""
+        return observe_async(self._lock._connect, self.name)
+
+    # ---- taking part -----------------------------------------------------------------------------
+
+    def run(self, work: Work) -> None:
+        """Take part in this thread: campaign, call `work(lease)` while it leads, take part again.
+
+        It returns after `stop`. When the work returns before that, the lease is released and another may
+        lead. A store that gives no answer is waited for.
+
+        Raises:
+            ConfigurationError: work that this thread cannot do, or an option that the store cannot take.
+            StoreError: the store refused, or was closed.
+            RuntimeError: this elector takes part already.
+            Exception: whatever the work raised, once the lease is released; not the `LeaseLost` of its own
+                lease, by which work is meant to end.
+        """
+        if iscoroutinefunction(work) or not callable(work):
+            raise ConfigurationError(f"{work!r} is not a function of a lease; await run_async for coroutines")
+        if self._word == "cancel":
+            raise ConfigurationError('on_lost="cancel" cancels a task; await run_async, or pass another word')
+        self._take_part(work)
+
+    async def run_async(self, work: WorkAsync) -> None:
+        """`run`, awaited: the work is a coroutine function and runs as a task of its own.
+
+        Cancelled, it cancels the work, waits until that has stopped, and releases.
+        """
+        from leases import aio
+
+        if not (iscoroutinefunction(work) or iscoroutinefunction(getattr(work, "__call__", None))):  # noqa: B004
+            raise ConfigurationError(f"{work!r} is not a coroutine function of a lease; use run for others")
+        herald, bell = TaskHerald(self.name), aio.Bell()
+        part = self._begin(Part(self._manifesto, herald, bell, awaited=True))
+        try:
+            await take_part_async(part, bell, work)
+        except BaseException as error:
+            part.error = error
+            raise
+        finally:
+            await herald.close()
+
+    def start(self) -> Elector:
+        """Take part in a thread of its own, with no work, until `stop`; starting twice is harmless."""
+        if not self._takes_part():
+            ready = threading.Event()
+            threading.Thread(
+                target=self._run_idle, args=(ready,), name=f"leases-elector-{self.name}", daemon=True
+            ).start()
+            ready.wait()
+        return self
+
+    def stop(self, timeout: Timeout = None) -> bool:
+        """Ask the work to stop, release when it has, and end `run` or what was begun by `start`.
+
+        It may be called by anybody, a signal handler too; from the work itself, or a callback, it only asks.
+
+        Args:
+            timeout: seconds to wait for the end; default: until the work has stopped, or its lease has run
+                out because it does not. 0 does not wait.
+
+        Returns:
+            Whether it has ended.
+        """
+        timeout = check_timeout(timeout)
+        part = self._current
+        if part is None:
+            return True
+        part.stop()
+        if timeout == 0 or self._may_not_wait(part):
+            return part.ended.is_open
+        return _wait(until_ended(part, timeout), part, part.ended.bells)
+
+    async def stop_async(self, timeout: Timeout = None) -> bool:
+        """`stop`, awaited."""
+        timeout = check_timeout(timeout)
+        part = self._current
+        if part is None:
+            return True
+        part.stop()
+        if timeout == 0:
+            return part.ended.is_open
+        return await _wait_async(until_ended(part, timeout), part, part.ended.bells)
+
+    def resign(self, timeout: Timeout = None) -> bool:
+        """Ask the work to stop, release when it has, let others have a chance, and take part again.
+
+        Args:
+            timeout: as of `stop`.
+
+        Returns:
+            Whether the lock was freed; False also where this elector does not lead.
+        """
+        return self._step_down(None, timeout)
+
+    async def resign_async(self, timeout: Timeout = None) -> bool:
+        """`resign`, awaited."""
+        return await self._step_down_async(None, timeout)
+
+    def transfer(self, to: str, timeout: Timeout = None) -> bool:
+        """`resign` in favour of a candidate: the others leave the lock to it for min(ttl, 5 s).
+
+        Args:
+            to: the holder name of that candidate; nobody checks whether it is there.
+            timeout: as of `stop`.
+        """
+        return self._step_down(check_holder(to), timeout)
+
+    async def transfer_async(self, to: str, timeout: Timeout = None) -> bool:
+        """`transfer`, awaited."""
+        return await self._step_down_async(check_holder(to), timeout)
+
+    @contextmanager
+    def stop_on(self, *signals: signal.Signals) -> Generator[Elector, None, None]:
+        """A body in which signals, by default SIGTERM, stop this elector; then the handlers are as before.
+
+        Raises:
+            ConfigurationError: in a thread that is not the main thread, where Python hears of no signal.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError("only the main thread hears of signals; use stop_on there, or call stop")
+
+        def stop(number: int, frame: object) -> None:
+            self.stop(0)
+
+        before = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
+        try:
+            for number in before:
+                signal.signal(number, stop)
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _current(self) -> Part | None:
+        part = self._part
+        return None if part is None or part.ended.is_open else part
+
+    @property
+    def _reign(self) -> Reign | None:
+        part = self._current
+        return None if part is None else part.reign
+
+    def _takes_part(self) -> bool:
+        return self._current is not None
+
+    def _begin(self, part: Part) -> Part:
+        with self._mutex:
+            if self._takes_part():
+                raise RuntimeError(f'elector of "{self.name}" takes part already; stop it, or make another')
+            self._part = part
+        return part
+
+    def _take_part(self, work: Work | None, ready: threading.Event | None = None) -> None:
+        herald, bell = ThreadHerald(self.name), threads.Bell()
+        try:
+            part = self._begin(Part(self._manifesto, herald, bell, awaited=False))
+            if ready is not None:
+                ready.set()
+            try:
+                take_part(part, bell, work)
+            except BaseException as error:
+                part.error = error
+                raise
+        finally:
+            herald.close()
+
+    def _run_idle(self, ready: threading.Event) -> None:
+        try:
+            self._take_part(None, ready)
+        except BaseException as error:
+            report("%r takes part no more", self, error)
+        finally:
+            ready.set()
+
+    def _own(self) -> Leader | None:
+        """This elector, where it leads."""
+        lease = self.lease
+        if lease is None:
+            return None
+        machine = lease._tenure.machine
+        shown = {key: text for key, text in lease.metadata.items() if not key.startswith(RESERVED)}
+        return Leader(self.name, lease.holder, lease.token, machine._acquired, shown)
+
+    def _step_down(self, to: str | None, timeout: Timeout) -> bool:
+        timeout, part, reign = check_timeout(timeout), self._current, self._reign
+        if part is None or reign is None:
+            return False
+        reign.ask(to)
+        if timeout == 0 or self._may_not_wait(part):
+            return reign.over.is_open and reign.done
+        return _wait(until_over(part, reign, timeout), part, reign.over.bells)
+
+    async def _step_down_async(self, to: str | None, timeout: Timeout) -> bool:
+        timeout, part, reign = check_timeout(timeout), self._current, self._reign
+        if part is None or reign is None:
+            return False
+        reign.ask(to)
+        if timeout == 0:
+            return reign.over.is_open and reign.done
+        return await _wait_async(until_over(part, reign, timeout), part, reign.over.bells)
+
+    def _may_not_wait(self, part: Part) -> bool:
+        """Whether what would be waited for waits for this thread."""
+        return part.inside()
+
+    def _fork(self) -> None:
+        """In the child of a fork: what takes part is the parent."""
+        self._mutex = threading.Lock()
+        self._part = self._sight = None
+
+    def __repr__(self) -> str:
+        state = "leads" if self.is_leader else "stands by" if self._takes_part() else "takes no part"
+        return f'<Elector "{self.name}" {self.holder} {state}>'
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f'an elector belongs to this process; make Elector("{self.name}") in the other one')
+
+
+def _wait(script: Generator[float | None, None, bool], part: Part, bells: list[Callable[[], object]]) -> bool:
+    bell = threads.Bell()
+    bells.append(bell.ring)
+    try:
+        while True:
+            bell.wait(next(script))
+    except StopIteration as stop:
+        return bool(stop.value)
+    finally:
+        bells.remove(bell.ring)
+
+
+async def _wait_async(
+    script: Generator[float | None, None, bool], part: Part, bells: list[Callable[[], object]]
+) -> bool:
+    from leases import aio
+
+    bell = aio.Bell()
+    bells.append(bell.ring)
+    try:
+        for left in _kept(script, result := [False]):
+            await bell.wait(left)
+        return result[0]
+    finally:
+        bells.remove(bell.ring)
+
+
+def _kept(script: Generator[float | None, None, bool], result: list[bool]) -> Generator[float | None]:
+    """A script whose result is kept: a StopIteration may not leave a coroutine."""
+    result[0] = yield from script
+
+
+def _word_and_call(on_lost: Any) -> tuple[Any, Callable[..., object] | None]:
+    match on_lost:
+        case (word, call) if callable(call):
+            return word, call
+        case _ if callable(on_lost):
+            return "raise", on_lost
+        case _:
+            return on_lost, None
+
+
+def _shown(metadata: Mapping[str, str] | None, priority: int | None) -> dict[str, str]:
+    """What the record shows: what the user wants, and the priority.
+
+    Raises:
+        ConfigurationError: a key that is ours, or a priority that is no integer.
+    """
+    shown = check_metadata(metadata)
+    for key in shown:
+        if key.startswith(RESERVED):
+            raise ConfigurationError(f'metadata {key!r}: "{RESERVED}…" is reserved; choose another key')
+    if priority is None:
+        return shown
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise ConfigurationError(f"priority={priority!r} is not an integer; pass one such as 10")
+    return {**shown, PRIORITY: str(priority)}
+
+
+def _check_callables(*given: object) -> None:
+    for call in given:
+        if call is not None and not callable(call):
+            raise ConfigurationError(f"{call!r} cannot be called; pass a function, or leave it out")
+
+
+def _positive(timeout: float) -> float:
+    checked = check_timeout(timeout)
+    if not checked:
+        raise ConfigurationError(f"timeout={timeout!r} is not a positive number of seconds; pass one")
+    return checked
+
+
+_electors: WeakSet[Elector] = WeakSet()
+
+
+def _in_the_child() -> None:
+    for elector in list(_electors):
+        elector._fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_the_child)
