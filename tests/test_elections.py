@@ -28,6 +28,7 @@ def tenure(pid: int, token: int, begins: float, ends: float, *, stood: float | N
         line(begins, pid, "in", token, alone=True),
         line(ends, pid, "ending", token, held=True),
         line(ends, pid, "out", token, stood=stood),
+        line(ends, pid, "lost", token, reason="released"),
     ]
 
 
@@ -35,7 +36,7 @@ def lost(pid: int, token: int, begins: float, ends: float, *, stood: float) -> l
     """One that ended by a loss."""
     lines = tenure(pid, token, begins, ends, stood=stood)
     lines[2] = line(ends, pid, "ending", token, held=False)
-    return [*lines, line(ends, pid, "lost", token, reason="expired")]
+    return [*lines[:-1], line(ends, pid, "lost", token, reason="expired")]
 
 
 GOOD = [*tenure(A, 1, 0.0, 1.0), *lost(B, 3, 1.1, 2.0, stood=1.9), *tenure(A, 4, 2.1, 3.0)]
@@ -94,20 +95,27 @@ def test_a_token_that_does_not_rise_is_seen() -> None:
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
-        (line(0.5, A, "lost", 1, reason="expired"), "lost"),
-        (line(3.5, B, "jeopardy", 3), "lost"),
-        (line(3.5, A, "lost", 1, reason="expired"), "the last"),
-        (line(3.5, A, "in", 9, alone=True), "not the last told"),
-        (line(3.5, A, "elected", 9), "nothing came"),
+        (line(1.05, A, "lost", 1, reason="expired"), "or is lost"),
+        (line(1.05, B, "jeopardy", 3), "not the last"),
+        (line(2.5, A, "lost", 1, reason="expired"), "not the last"),
+        (line(2.5, A, "elected", 9), "was not told"),
+        (line(2.5, A, "in", 4, alone=True), "beside"),
+        (line(3.5, A, "in", 9, alone=True), "without elected"),
+        (line(3.5, A, "elected", 9), "without in"),
     ],
-    ids=["lost twice", "jeopardy after the loss", "an old loss", "work unannounced", "no work"],
+    ids=[
+        "lost twice",
+        "jeopardy before",
+        "an old loss",
+        "elected twice",
+        "two works",
+        "no election",
+        "no work",
+    ],
 )
 def test_a_callback_out_of_order_is_seen(wrong: Line, what: str) -> None:
-    """Each that was told twice, of another lease, or of one that is over."""
-    lines = [*GOOD, wrong]
-    if wrong.at < 1:  # A loss of the first tenure, and once more.
-        lines = [*GOOD[:4], wrong, wrong, *GOOD[4:]]
-    assert what in " ".join(disorder(lines, []))
+    """Each that was told twice, of another lease, of one that is over, or of none."""
+    assert what in " ".join(disorder(sorted([*GOOD, wrong], key=lambda line: line.at), []))
 
 
 def test_a_leader_of_the_past_is_seen() -> None:
@@ -118,13 +126,18 @@ def test_a_leader_of_the_past_is_seen() -> None:
 
 
 def test_an_end_that_was_not_told_is_seen() -> None:
-    """A loss that the work saw, and work that never ended; who was killed is excused."""
-    silent = lost(A, 1, 0.0, 1.0, stood=0.9)[:-1]
-    assert "not told" in disorder(silent, [])[0]
-    assert disorder(silent, [Blow(A, at=1.1, killed=True)]) == []
+    """A loss, a release, and work that never ended; who was killed is excused."""
+    killed = [Blow(A, at=1.1, killed=True)]
+    for lines in (lost(A, 1, 0.0, 1.0, stood=0.9)[:-1], tenure(A, 1, 0.0, 1.0)[:-1]):
+        assert "without lost" in " ".join(disorder(lines, [])) and disorder(lines, killed) == []
     endless = tenure(A, 1, 0.0, 1.0)[:2]
-    assert "never left" in disorder(endless, [])[0]
-    assert disorder(endless, [Blow(A, at=1.1, killed=True)]) == []
+    assert "without out" in " ".join(disorder(endless, [])) and disorder(endless, killed) == []
+
+
+def test_a_loss_that_is_told_as_a_release_is_seen() -> None:
+    """The work saw that its lease did not stand any more."""
+    lines = [*lost(A, 1, 0.0, 1.0, stood=0.9)[:-1], line(1.0, A, "lost", 1, reason="released")]
+    assert "the loss that ended it" in disorder(lines, [])[0]
 
 
 def test_a_journal_is_read_as_it_grows(tmp_path: Path) -> None:

@@ -16,13 +16,19 @@ PATIENCE = 30.0  # seconds after which a client has hung
 
 
 class Remote:
-    """A client process, see `client.py`: calling it gives an order, `hear` is what it tells next."""
+    """A client process, see `client.py`: calling it gives an order, `hear` is what it tells next.
 
-    def __init__(self, url: str, name: str) -> None:
+    Args:
+        url, name: where it is to connect, and what it is called.
+        program: another program of this folder that talks in the same way.
+        words: more arguments of its.
+    """
+
+    def __init__(self, url: str, name: str, *words: str, program: str = "client.py") -> None:
         self.name = name
         self._heard = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(Path(__file__).with_name("client.py")), url, name],
+            [sys.executable, "-W", "error", str(Path(__file__).with_name(program)), url, name, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

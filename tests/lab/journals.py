@@ -130,38 +130,47 @@ def disorder(lines: Iterable[Line], blows: list[Blow]) -> list[str]:
 
 
 def _disorder(lines: list[Line]) -> Iterator[str]:
-    """What is wrong with the callbacks of one process."""
-    token, lost, highest, seen = None, False, 0, 0
+    """What is wrong with the callbacks of one process, and with its work, which goes on beside them."""
+    told: Line | None = None  # of an election whose loss was not told
+    work: Line | None = None
+    highest = seen = -1
     for line in lines:
         match line.what:
             case "elected":
-                assert line.token is not None
-                if line.token <= highest:
+                if told is not None:
+                    yield f"{line}: elected again, and the end of {told} was not told"
+                if (line.token or 0) <= highest:
                     yield f"{line}: elected again with a token that is not above {highest}"
-                token, lost, highest = line.token, False, line.token
-            case "in" | "ending" | "out" if line.token != token:
-                yield f"{line}: work under a lease whose election was not the last told"
-            case "jeopardy" | "lost" if line.token != token or lost:
-                yield f"{line}: told of a lease that is not the last, or is lost"
-            case "lost":
-                lost = True
+                told, highest = line, line.token or 0
+            case "jeopardy" | "lost":
+                if told is None or line.token != told.token:
+                    yield f"{line}: told of a lease that is not the last, or is lost"
+                told = None if line.what == "lost" else told
+            case "in":
+                if work is not None:
+                    yield f"{line}: work began beside {work}"
+                work = line
+            case "out":
+                work = None
             case "leader" if line.token is not None:
                 if line.token < seen:
                     yield f"{line}: a leader of the past, after token {seen}"
-                seen = max(seen, line.token)
+                seen = line.token
             case _:
                 pass
 
 
 def _untold(lines: list[Line], death: float) -> Iterator[str]:
-    """Ends that were not told: every one that the work saw, unless the process was killed soon after."""
-    told = {(line.what, line.token) for line in lines}
+    """What has no counterpart, unless the process was killed soon after."""
+    told = {(line.what, line.token): line for line in lines}
+    counterparts = {"elected": ("in", "lost"), "in": ("elected", "out"), "lost": ("elected", "out")}
     for line in lines:
         if line.at > death - AFTER_A_STOP:
             continue
-        if line.what == "elected" and not {("in", line.token), ("lost", line.token)} & told:
-            yield f"{line}: nothing came of it"
-        if line.what == "in" and death == math.inf and ("out", line.token) not in told:
-            yield f"{line}: it never left"
-        if line.what == "ending" and not line.more["held"] and ("lost", line.token) not in told:
-            yield f"{line}: the loss was not told"
+        for what in counterparts.get(line.what, ()):
+            if (what, line.token) not in told and not (what != "elected" and death < math.inf):
+                yield f"{line}: without {what}"
+        if line.what == "ending" and not line.more["held"]:
+            lost = told.get(("lost", line.token))
+            if lost is None or lost.more["reason"] == "released":
+                yield f"{line}: the loss that ended it was not told"
