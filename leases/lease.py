@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -51,7 +52,7 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_asked_to_stop", "_bells", "_depth", "_early", "_listeners", "_loss_before",
+        "__weakref__", "_asked_to_stop", "_bells", "_calm", "_depth", "_early", "_listeners", "_loss_before",
         "_manner", "_mutex", "_on_end", "_out_of_time", "_release_began", "_stopper", "_tenure", "_told",
     )  # fmt: skip
 
@@ -69,6 +70,7 @@ class Lease:
         self._asked_to_stop = False
         self._out_of_time = False  # once there was no more than `stop_within` left
         self._mutex = threading.Lock()
+        self._calm = 0  # how many want no metadata to be sent now
         self._depth = 1
         self._told = False
         self._release_began = False
@@ -196,9 +198,18 @@ class Lease:
         """
         self._tenure.renew_until(until)
 
-    def listen(self, hear: Callable[[Event], object]) -> None:
-        """Call `hear` with every event of this tenure, in order, from any thread; it must not wait."""
+    def listen(self, hear: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `hear` with every event of this tenure, in order, from any thread; it must not wait.
+
+        What it returns ends that, and is harmless when repeated.
+        """
         self._listeners.append(hear)
+
+        def end() -> None:
+            if hear in self._listeners:
+                self._listeners.remove(hear)
+
+        return end
 
     def release(self, *, to: str | None = None) -> None:
         """Free the lock; call it when the work has stopped. Releasing twice, or after a loss, is harmless.
@@ -237,11 +248,11 @@ class Lease:
             LeaseLost: the lease ended first.
             TimeoutError: not committed within `timeout`; it may be later.
         """
-        timeout = self._begin_update(metadata, timeout)
+        updating = self._updating(metadata, timeout)
         bell = threads.Bell()
         self._bells.append(bell.ring)
         try:
-            for left in self._updating(timeout):
+            for left in updating:
                 bell.wait(left)
         finally:
             self._bells.remove(bell.ring)
@@ -250,32 +261,45 @@ class Lease:
         """`update`, awaited."""
         from leases import aio
 
-        timeout = self._begin_update(metadata, timeout)
+        updating = self._updating(metadata, timeout)
         bell = aio.Bell()
         self._bells.append(bell.ring)
         try:
-            for left in self._updating(timeout):
+            for left in updating:
                 await bell.wait(left)
         finally:
             self._bells.remove(bell.ring)
 
-    def _begin_update(self, metadata: Mapping[str, str], timeout: Timeout) -> Timeout:
+    def _updating(self, metadata: Mapping[str, str], timeout: Timeout) -> Generator[float, None, None]:
         timeout, metadata = check_timeout(timeout), check_metadata(metadata)
-        self._refuse_the_lost()
-        kept = {key: text for key, text in self.metadata.items() if key.startswith(RESERVED)}
-        metadata |= kept
-        self._tenure.update(metadata)
-        return timeout
-
-    def _updating(self, timeout: Timeout) -> Generator[float, None, None]:
-        clock = self._tenure.hub.clock
+        clock, told = self._tenure.hub.clock, False
         until = None if timeout is None else clock().wait + timeout
-        while not self._tenure.machine.updated:
+        while not (told and self._tenure.machine.updated):
             self._refuse_the_lost()
+            if not told and not self._calm:
+                told = True
+                kept = {key: text for key, text in self.metadata.items() if key.startswith(RESERVED)}
+                self._tenure.update(metadata | kept)
+                continue
             left = self.remaining if until is None else min(until - clock().wait, self.remaining)
             if until is not None and left <= 0 < self.remaining:
                 raise TimeoutError(f'metadata of "{self.name}" not committed within {timeout:g} s; ask again')
             yield left
+
+    @contextmanager
+    def calm(self) -> Generator[None]:
+        """Let no metadata be sent meanwhile: for a write that depends on the record's version, and met such.
+
+        Renewals that are due by time are sent all the same.
+        """
+        with self._mutex:
+            self._calm += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._calm -= 1
+            self._ring()
 
     # ---- as a context manager --------------------------------------------------------------------
 
@@ -423,7 +447,7 @@ class Lease:
             self._stop()
         elif isinstance(event, Renewed) and self._bells:
             self._ring()
-        for hear in self._listeners:
+        for hear in tuple(self._listeners):
             _guarded(hear, event)
 
     # ---- the end of the work ---------------------------------------------------------------------
@@ -593,7 +617,7 @@ class Ending(_Outcome):
         if lease._asked_to_stop or lease._out_of_time:
             return True
         if lease._tolerant:
-            return not lease.held and lease._loss().reason != "expired"
+            return lease._release_began or (not lease.held and lease._loss().reason != "expired")
         if lease.held and lease.remaining > lease._stop_within:
             return False
         lease._out_of_time = lease._stop_within > 0  # A renewal that comes late does not take it back.

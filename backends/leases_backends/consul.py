@@ -135,8 +135,10 @@ class Consul(Backend):
         ]
         if claim is None:
             steps.append({"Verb": "delete", "Key": key})
-        index = self._commit(seen, steps, until)
-        if not isinstance(index, int):
+        index = self._commit(steps, until)
+        if index is None:
+            return self._conflict(seen, until)
+        if isinstance(index, Unknown):
             return index
         if claim is None:
             return Applied(Slot(seen.name, None, None, index, index))
@@ -145,14 +147,14 @@ class Consul(Backend):
     def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
         space, until = self._open().space, time.monotonic() + timeout
         if guard.version is None:
-            return self._conflict(guard, until)
+            return Conflict()
         place = space.key(beside(guard.name, key))
         write: dict[str, Any] = {"Verb": "delete", "Key": place}
         if body is not None:
             write = {"Verb": "set", "Key": place, "Value": base64.b64encode(body).decode()}
         check = {"Verb": "check-index", "Key": space.key(guard.name), "Index": guard.version}
-        done = self._commit(guard, [check, write], until)
-        return Applied(guard) if isinstance(done, int) else done
+        done = self._commit([check, write], until)
+        return done if isinstance(done, Unknown) else Conflict() if done is None else Applied(guard)
 
     def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
         return self._open().space.read_bytes(beside(name, key), timeout)
@@ -179,15 +181,14 @@ class Consul(Backend):
             raise StoreUnavailable(f"{self.identity} was closed; connect again")
         return self._agent
 
-    def _commit(self, seen: Slot, steps: list[dict[str, Any]], until: float) -> int | Conflict | Unknown:
-        """Send a transaction that stands on a version of a record: its index, or why there is none."""
+    def _commit(self, steps: list[dict[str, Any]], until: float) -> int | Unknown | None:
+        """Send a transaction that names a record's version: its index, None where another version stands."""
         space = self._agent.space
         try:
             answer = space.wire.ask("PUT", space.target("txn"), space.write(steps), until - time.monotonic())
-            index = self._committed(answer)
+            return self._committed(answer)
         except StoreUnavailable as error:
             return Unknown(error, void=isinstance(error, NotSent))
-        return self._conflict(seen, until) if index is None else index
 
     def _committed(self, answer: Answer) -> int | None:
         """The index of a transaction; None where another version stood there.

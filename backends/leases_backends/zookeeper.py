@@ -125,7 +125,7 @@ class Zookeeper(Backend):
             return Unknown(error, void=True)
         except StoreUnavailable as error:
             return Unknown(error)
-        return Applied(guard) if done else self._conflict(guard, until)
+        return Applied(guard) if done else Conflict()
 
     def read_guarded(self, name: str, key: str, timeout: float) -> bytes | None:
         self._open()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from leases.contract import Applied, Conflict, Slot, Unknown, cannot_guard
 from leases.errors import (
@@ -32,8 +32,6 @@ FORMAT: Final = 1
 VALUE_BYTES: Final = 65_536
 PATIENCE: Final = 5.0
 _AGAIN_SECONDS: Final = 0.05
-
-Guard = Callable[[Slot | None, float], Slot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,60 +171,45 @@ class GuardedKey:
     def _put(self, lease: Lease | Token, data: bytes | None) -> None:
         token, hub = of_lock(self.name, lease), self._connect()
         body = None if data is None else self._encode(token, data, hub.clock().wall)
-        if isinstance(lease, Lease):
-            guard = self._guard_of_lease(hub, lease, token)
+        if isinstance(lease, Token):
+            guard: _Guard = _GuardOfToken(hub.backend, token)
+        elif lease.store == hub.backend.identity:
+            guard = _GuardOfLease(lease, hub.backend)
         else:
-            guard = self._guard_of_token(hub.backend, token)
-        self._send(hub, guard, token, body)
-
-    def _send(self, hub: Hub, guard: Guard, token: Token, body: bytes | None) -> None:
-        """Write as soon as the guard is the record that stands there; whose it is the guard tells."""
-        clock, backend = hub.clock, hub.backend
-        until = clock().wait + self.timeout
-        record, why = guard(None, self.timeout), "its holder renews it again and again"
-        while (left := until - clock().wait) > 0:
-            match backend.write_guarded(record, self.key, body, left):
-                case Applied():
-                    return
-                case Conflict(slot):
-                    left = max(until - clock().wait, 0.0)
-                    before, record = record, guard(slot or backend.read(self.name, left), left)
-                    if record.version == before.version:
-                        time.sleep(_AGAIN_SECONDS)  # It was shown what stood there long ago.
-                case Unknown(cause, void):
-                    if not void:
-                        raise WriteUnknown(self.name, self.key, token.number) from cause
-                    why = str(cause)
-                    time.sleep(_AGAIN_SECONDS)
-        raise StoreUnavailable(
-            f'key "{self.key}" of lock "{self.name}" was not written in {self.timeout:g} s: {why}; try again'
-        )
-
-    def _guard_of_lease(self, hub: Hub, lease: Lease, token: Token) -> Guard:
-        if lease.store != hub.backend.identity:
             raise ConfigurationError(
                 f'the lease on "{self.name}" is in {lease.store}, and the key in {hub.backend.identity}; '
                 "pass the same store= to both"
             )
+        try:
+            with ExitStack() as until_written:
+                self._send(hub, guard, body, until_written)
+        except _Over as over:
+            raise NotCurrent(self.name, token.number, str(over)) from over.__cause__
+        except _InDoubt as doubt:
+            raise WriteUnknown(self.name, self.key, token.number) from doubt.__cause__
 
-        def guard(seen: Slot | None, left: float) -> Slot:
-            try:
-                return lease.guard(seen)
-            except LeaseLost as loss:
-                why = f"its lease is lost ({loss.reason})"
-                raise NotCurrent(self.name, token.number, why) from loss
-
-        return guard
-
-    def _guard_of_token(self, backend: Backend, token: Token) -> Guard:
-        def guard(seen: Slot | None, left: float) -> Slot:
-            slot = backend.read(self.name, left) if seen is None else seen
-            why = _objection(slot, token)
-            if why:
-                raise NotCurrent(self.name, token.number, why)
-            return slot
-
-        return guard
+    def _send(self, hub: Hub, guard: _Guard, body: bytes | None, until_written: ExitStack) -> None:
+        """Write as soon as the record that stands there is the guard's; whether it is, the guard tells."""
+        clock, backend = hub.clock, hub.backend
+        ends = clock().wait + self.timeout
+        record, why = guard.record(self.timeout), "its holder renews it again and again"
+        while (left := ends - clock().wait) > 0:
+            match backend.write_guarded(record, self.key, body, left):
+                case Applied():
+                    return
+                case Unknown(cause, void=False):
+                    raise _InDoubt from cause
+                case Unknown(cause):
+                    why = str(cause)
+                    time.sleep(_AGAIN_SECONDS)
+                case Conflict(slot):
+                    guard.calm(until_written)
+                    before, record = record, guard.next(slot, max(ends - clock().wait, 0.0))
+                    if record.version == before.version:
+                        time.sleep(_AGAIN_SECONDS)  # It was shown what stood there long ago.
+        raise StoreUnavailable(
+            f'key "{self.key}" of lock "{self.name}" was not written in {self.timeout:g} s: {why}; try again'
+        )
 
     def _encode(self, token: Token, data: bytes, wall: float) -> bytes:
         head = {"format": FORMAT, "token": token.number, "holder": token.holder, "written": round(wall, 6)}
@@ -253,6 +236,78 @@ def _able(hub: Hub) -> Hub:
     if not hub.backend.traits.guards:
         raise cannot_guard(hub.backend.traits)
     return hub
+
+
+class _Over(Exception):
+    """The tenure is over; the message says why."""
+
+
+class _InDoubt(Exception):
+    """A write has no answer."""
+
+
+class _Guard(Protocol):
+    """What knows the record of one tenure, and whether it is over."""
+
+    def record(self, timeout: float) -> Slot:
+        """The record, as far as it is known."""
+        ...
+
+    def next(self, seen: Slot | None, timeout: float) -> Slot:
+        """The record, after another version was found to stand there: what was seen of it, or None."""
+        ...
+
+    def calm(self, until_written: ExitStack) -> None:
+        """See that the record changes less, if that is in our hands."""
+        ...
+
+
+class _GuardOfLease:
+    """Its machine judges whose write it is that stands there."""
+
+    def __init__(self, lease: Lease, backend: Backend) -> None:
+        self._lease, self._backend = lease, backend
+        self._known: Slot | None = None
+
+    def record(self, timeout: float) -> Slot:
+        return self._ask(None)
+
+    def next(self, seen: Slot | None, timeout: float) -> Slot:
+        known = self._known
+        slot = self._ask(seen)  # A renewal of ours may have been answered meanwhile.
+        if seen is None and known is not None and slot.version == known.version:
+            slot = self._ask(self._backend.read(self._lease.name, timeout))
+        return slot
+
+    def calm(self, until_written: ExitStack) -> None:
+        until_written.enter_context(self._lease.calm())
+
+    def _ask(self, seen: Slot | None) -> Slot:
+        try:
+            self._known = self._lease.guard(seen)
+        except LeaseLost as loss:
+            raise _Over(f"its lease is lost ({loss.reason})") from loss
+        return self._known
+
+
+class _GuardOfToken:
+    """The record that stands there, as long as it shows the token."""
+
+    def __init__(self, backend: Backend, token: Token) -> None:
+        self._backend, self._token = backend, token
+
+    def record(self, timeout: float) -> Slot:
+        return self.next(None, timeout)
+
+    def next(self, seen: Slot | None, timeout: float) -> Slot:
+        slot = self._backend.read(self._token.name, timeout) if seen is None else seen
+        objection = _objection(slot, self._token)
+        if objection:
+            raise _Over(objection)
+        return slot
+
+    def calm(self, until_written: ExitStack) -> None:
+        """Another process renews it."""
 
 
 def _objection(slot: Slot, token: Token) -> str:
