@@ -67,9 +67,10 @@ class Interrupt(Stopper):
     def __init__(self) -> None:
         self.loss: LeaseLost | None = None  # set when it is to be raised
         self._over = threading.Event()
+        self._unheard: Callable[[], None] = _nothing
 
     def begin(self, lease: Ending, clock: Clock, stop_within: float) -> None:
-        lease.listen(self._hear)
+        self._unheard = lease.listen(self._hear)
         try:
             _main.add(self)
         except ValueError as error:
@@ -97,6 +98,7 @@ class Interrupt(Stopper):
     def end(self) -> None:
         _main.remove(self)
         self._over.set()
+        self._unheard()
 
 
 class _Main:
@@ -154,6 +156,10 @@ class _Main:
             except BaseException:  # Ctrl-C, which came before.
                 signal.signal(_signal(), self._before)
                 raise
+
+
+def _nothing() -> None:
+    """Nobody listens yet."""
 
 
 def _signal() -> int:

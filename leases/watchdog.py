@@ -80,11 +80,12 @@ class Kill(Stopper):
         self._at = 0.0  # on the system's clock
         self._mutex = threading.Lock()
         self._over = False
+        self._unheard: Callable[[], None] = _nothing
 
     def begin(self, lease: Ending, clock: Clock, stop_within: float) -> None:
         self._name, self._clock, self._stop_within = lease.name, clock, stop_within
         self._timer = _open_timer()
-        lease.listen(self._hear)
+        self._unheard = lease.listen(self._hear)
         self._move(lease.deadline)
 
     def _hear(self, event: Event) -> None:
@@ -134,6 +135,7 @@ class Kill(Stopper):
             if self._timer is not None:
                 self._timer.delete()
                 self._timer = None
+        self._unheard()
 
     def _forget(self) -> None:
         """In the child of a fork, where the mutex may be held by nobody who is there."""
@@ -291,6 +293,10 @@ def system_clock_number() -> int | None:
     if sys.platform == "darwin":
         return time.CLOCK_MONOTONIC_RAW
     return None
+
+
+def _nothing() -> None:
+    """Nobody listens yet."""
 
 
 def _pipe(process: subprocess.Popen[bytes]) -> int:
