@@ -16,18 +16,19 @@ while, its `patience`, and then left to run out; it is never released while work
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from leases import threads
-from leases.errors import LeaseLost, StoreUnavailable
-from leases.events import Endangered, Event, Lost, Renewed
-from leases.keeper import Plan, drop, keeper, report
-from leases.observer import Lookout
+from leases.errors import StoreUnavailable
+from leases.herald import Herald
+from leases.keeper import report
+from leases.observer import Leader, Lookout
+from leases.progress import Progress
+from leases.reign import Callbacks, Gate, Manifesto, Reign
 from leases.script import CalledOff, Wait
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from leases.lease import Lease
     from leases.lock import Lock, Place
 
-    class _Bell(Protocol):
+    class Bell(Protocol):
+        """Wakes who waits."""
+
         def ring(self) -> object: ...
 
 
@@ -47,169 +50,6 @@ WorkAsync = Callable[["Lease"], Awaitable[object]]
 _AGAIN_LEAST, _AGAIN_MOST = 0.05, 1.0  # seconds between attempts to connect
 _LET_OTHERS: Final = 0.03  # seconds, and up to twice as many, to step back when the work has returned
 _LET_OTHERS_MOST: Final = 1.0  # after a resignation: others may look once a second at worst
-_LAST_CALLS: Final = 2.0  # seconds at most for the callbacks that are still to be called at the end
-
-
-class Callbacks(NamedTuple):
-    """What is called, and when."""
-
-    elected: Callable[..., object] | None = None
-    jeopardy: Callable[..., object] | None = None
-    lost: Callable[..., object] | None = None
-    new_leader: Callable[..., object] | None = None
-
-
-class Manifesto(NamedTuple):
-    """What an elector stands for: everything about it that does not change.
-
-    Attributes:
-        lock: what is campaigned for.
-        calls: the callbacks.
-        patience: seconds for which the lease of work that was asked to stop is still renewed.
-        progress: whether the work makes progress, asked again and again while it leads.
-    """
-
-    lock: Lock
-    calls: Callbacks
-    patience: float
-    progress: Callable[[], object] | None = None
-
-
-class Gate:
-    """Opens once; who waits brings a bell."""
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self.bells: list[Callable[[], object]] = []
-
-    def open(self) -> None:
-        """Let everybody through, from now on."""
-        self.is_open = True
-        for ring in list(self.bells):
-            ring()
-
-
-# ---- one tenure ----------------------------------------------------------------------------------
-
-
-class Reign:
-    """One tenure of an elector, from its election until its lease is released or left.
-
-    Attributes:
-        lease: what it leads by.
-        working: whether the work goes on.
-        successor: for whom the lock is to be freed.
-        over: opens when nothing more is done about it.
-        done: whether the lock was freed by this tenure, or passed on.
-    """
-
-    def __init__(self, part: Part, lease: Lease) -> None:
-        self.part, self.lease = part, lease
-        self.working = True
-        self.stalled = False
-        self.successor: str | None = None
-        self.over = Gate()
-        self.done = False
-        self.plan: Plan | None = None
-        self.calls: list[Callable[[], object]] = []  # besides, when it is asked to stop
-        self._mutex = threading.Lock()
-        self._told_loss = False
-        self._asked_at: float | None = None  # on the holder's clock
-        self._limits: dict[str, float] = {}
-
-    def begin(self) -> None:
-        """Tell of the election, then of all that happens to the lease."""
-        self._tell(self.part.manifesto.calls.elected, self.lease)
-        self.lease.listen(self.hear)
-        if self.lease._tenure.machine.lost is not None:  # Before anybody listened.
-            self.tell_loss()
-
-    def ask(self, successor: str | None = None) -> None:
-        """Ask the work to stop; harmless when repeated, and in a signal handler."""
-        if successor is not None:
-            self.successor = successor
-        if self._asked_at is None:
-            self._asked_at = self._now()
-        self.lease.ask_to_stop()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the work was asked to stop."""
-        return self._asked_at is not None
-
-    def hear(self, event: Event) -> None:
-        """An event of the lease, in some thread that must not wait."""
-        if isinstance(event, Lost):
-            self.tell_loss()
-            if self.working:
-                terms = self.part.manifesto.lock.terms
-                keeper.keep(self, terms.ttl - terms.hold)
-        elif isinstance(event, Endangered):
-            with self._mutex:
-                if not self._told_loss:
-                    self._tell(self.part.manifesto.calls.jeopardy, self.lease)
-        elif isinstance(event, Renewed) and self._asked_at is not None and "stop" not in self._limits:
-            # Not from here: whoever tells of an event may not be fed another.
-            until = self._asked_at + self.part.manifesto.patience
-            self.lease._tenure.hub.couriers.send(partial(self.limit, "stop", until))
-
-    def limit(self, why: str, until: float) -> None:
-        """For this reason begin no renewal after an instant of the holder's clock; the earliest counts."""
-        self._limits[why] = until
-        self.lease.renew_until(min(self._limits.values(), default=math.inf))
-
-    def tell_loss(self) -> None:
-        """Call on_lost, once for every on_elected; the reason is ``released`` where nothing was lost."""
-        with self._mutex:
-            if self._told_loss:
-                return
-            self._told_loss = True
-            self._tell(self.part.manifesto.calls.lost, self.lease, self.loss())
-
-    def loss(self) -> LeaseLost:
-        """Why it is over."""
-        lease = self.lease
-        return lease._tenure.loss() or LeaseLost(lease.name, "released", self._now(), lease.token)
-
-    def work_stopped(self) -> None:
-        """Nothing goes on under the lease any more."""
-        self.working = False
-        drop(self)
-        self.tell_loss()
-
-    def end(self) -> None:
-        """The lease was released, or there was nothing to release."""
-        tenure = self.lease._tenure
-        self.done = tenure.released or tenure.machine.phase.name == "DONE"
-        self.over.open()
-
-    def forgives(self, error: BaseException) -> bool:
-        """Whether the work only ended as it was to end: by the loss of this very lease."""
-        lease = self.lease
-        mine = isinstance(error, LeaseLost) and (error.name, error.token) == (lease.name, lease.token)
-        return mine and bool(lease.ending or lease.lost)
-
-    def tick(self) -> None:
-        """The lease is lost, its ttl is over, and the work goes on."""
-        if self.working:
-            report(
-                "%r: the work goes on although its lease is lost, and another may lead; let it look at "
-                'lease.ending or call lease.check(), or pass on_lost="exit" or "kill"',
-                self.part,
-                self.loss(),
-            )
-
-    def idle(self) -> Generator[float, None, None]:
-        """The wait of who leads without work: until the lease ends, or is to end."""
-        while not (self.lease.ending or self.lease.lost):
-            yield min(self.lease.ending._left(), self.lease.remaining)
-
-    def _tell(self, call: Callable[..., object] | None, *args: object) -> None:
-        if call is not None:
-            self.part.herald.tell(call, *args)
-
-    def _now(self) -> float:
-        return self.lease._tenure.hub.clock().hold
 
 
 # ---- one participation ---------------------------------------------------------------------------
@@ -242,7 +82,7 @@ class Part:
         error: what it ended by, if it was an error.
     """
 
-    def __init__(self, manifesto: Manifesto, herald: Herald, bell: _Bell, *, awaited: bool) -> None:
+    def __init__(self, manifesto: Manifesto, herald: Herald, bell: Bell, *, awaited: bool) -> None:
         self.manifesto, self.herald, self.awaited = manifesto, herald, awaited
         self.bell = bell
         self.reign: Reign | None = None
@@ -252,9 +92,13 @@ class Part:
         self.place: Place | None = None
         self.thread = threading.get_ident()
         self._lookout: Lookout | None = None
+        self._progress: Progress | None = None
+        self._rivals: Rivals | None = None
 
-    def __repr__(self) -> str:
-        return f'<elector of "{self.manifesto.lock.name}">'
+    @property
+    def name(self) -> str:
+        """What is led."""
+        return self.manifesto.lock.name
 
     def stop(self) -> None:
         """End the campaign, or ask the work to stop, without a wait: a signal handler may call it."""
@@ -272,10 +116,14 @@ class Part:
 
     def open(self) -> None:
         """Before anything else."""
-        call = self.manifesto.calls.new_leader
+        stands_for = self.manifesto
+        lock, call = stands_for.lock, stands_for.calls.new_leader
         if call is not None:
-            lock = self.manifesto.lock
             self._lookout = Lookout(lock._connect, lock.name, partial(self.herald.tell, call))
+        if stands_for.progress is not None:
+            self._progress = Progress(stands_for.progress, lock.terms, lock.name)
+        if stands_for.priority is not None and stands_for.bids is not None:
+            self._rivals = Rivals(self, stands_for.priority, stands_for.bids)
 
     def stand(self) -> Place:
         """A place for the next acquisition."""
@@ -287,10 +135,14 @@ class Part:
 
     def elected(self, lease: Lease) -> Reign:
         """A tenure begins."""
-        reign = self.reign = Reign(self, lease)
+        reign = self.reign = Reign(self.manifesto, self.herald, lease)
         reign.begin()
         if self.stopping:
             reign.ask()
+        if self._progress is not None:
+            self._progress.watch(reign)
+        if self._rivals is not None:
+            self._rivals.consider()
         return reign
 
     def over(self, reign: Reign) -> None:
@@ -300,11 +152,11 @@ class Part:
 
     def close(self) -> None:
         """After everything else, whatever happened."""
-        if self._lookout is not None:
-            self._lookout.close()
+        for helper in (self._lookout, self._progress, self._rivals):
+            if helper is not None:
+                helper.close()
         if self.place is not None:
             self.place.undo()
-        self.ended.open()
 
     def closed_store(self) -> bool:
         """Whether the connected store that was given was closed: waiting will not open it."""
@@ -351,7 +203,7 @@ def _elected(part: Part) -> Generator[Wait, Any, Lease | None]:
             if part.closed_store():
                 raise
             if not failures:
-                report("%r cannot reach its store, and tries again", part, error)
+                report('the elector of "%s" cannot reach its store, and tries again', part.name, error)
             failures += 1
             yield from _rest(part, min(_AGAIN_LEAST * 2 ** min(failures, 16), _AGAIN_MOST))
     return None
@@ -360,7 +212,7 @@ def _elected(part: Part) -> Generator[Wait, Any, Lease | None]:
 def _step_back(part: Part, reign: Reign) -> Generator[Wait, Any, None]:
     """For the sake of others: a moment, or as long as they may need to see that the lock is free."""
     hub, terms = reign.lease._tenure.hub, part.manifesto.lock.terms
-    if reign.stalled:
+    if reign.stalled(Progress.WHY):
         yield from _rest(part, terms.ttl)
     elif reign.asked:
         yield from _rest(part, min(terms.ttl / 4, _LET_OTHERS_MOST))
@@ -376,6 +228,76 @@ def _rest(part: Part, seconds: float) -> Generator[Wait, Any, None]:
     until = clock().wait + seconds
     while not part.stopping and (left := until - clock().wait) > 0:
         yield left
+
+
+# ---- priority ------------------------------------------------------------------------------------
+
+
+class Rivals:
+    """What a candidate that states a priority does for it, and lets others do.
+
+    Whoever stands by and sees a leader of lower priority makes a bid: it holds a lock beside the one that is
+    led, which shows its name and priority, as long as that is so. Whoever leads and sees a bid of higher
+    priority hands over to the bidder. Only one can bid at a time, but the next does as soon as the first
+    leads, and so in the end the highest does.
+    """
+
+    def __init__(self, part: Part, priority: int, bids: Lock) -> None:
+        self._part, self._priority, self._lock = part, priority, bids
+        connect = part.manifesto.lock._connect
+        self._bid: Part | None = None
+        self._bidder: Leader | None = None
+        self._leaders = Lookout(connect, part.name, self._leads)
+        # A bid that has never been seen to be renewed may be that of the dead.
+        self._bids = Lookout(connect, bids.name, self._bids_now, wary=True)
+
+    def consider(self) -> None:
+        """Hand over, if this one leads and a bidder is to be preferred."""
+        reign, bidder = self._part.reign, self._bidder
+        if reign is None or bidder is None or reign.asked:
+            return
+        if bidder.priority is not None and bidder.priority > self._priority:
+            reign.ask(bidder.holder)
+
+    def close(self) -> None:
+        """Look no more, and withdraw the bid."""
+        self._leaders.close()
+        self._bids.close()
+        self._withdraw()
+
+    def _leads(self, leader: Leader | None) -> None:
+        lower = leader is not None and leader.priority is not None and leader.priority < self._priority
+        if not lower or self._part.stopping:
+            self._withdraw()
+        elif self._bid is None or self._bid.ended.is_open:
+            self._bid = _bid(self._lock)
+
+    def _bids_now(self, bidder: Leader | None) -> None:
+        self._bidder = bidder
+        self.consider()
+
+    def _withdraw(self) -> None:
+        bid, self._bid = self._bid, None
+        if bid is not None:
+            bid.stop()
+
+
+def _bid(lock: Lock) -> Part:
+    """Hold the lock beside, in a thread of its own, until the part is told to stop."""
+    bell = threads.Bell()
+    part = Part(Manifesto(lock, Callbacks(), lock.terms.ttl), Herald(), bell, awaited=False)
+
+    def run() -> None:
+        try:
+            part.thread = threading.get_ident()
+            take_part(part, bell, None)
+        except BaseException as error:
+            report("a bid for %r failed", lock.name, error)
+        finally:
+            part.ended.open()
+
+    threading.Thread(target=run, name=f"leases-bid-{lock.name}", daemon=True).start()
+    return part
 
 
 # ---- waiting for it, from outside ----------------------------------------------------------------
@@ -409,82 +331,6 @@ def _until(part: Part, gate: Gate, timeout: float | None) -> Generator[float | N
     return True
 
 
-# ---- callbacks -----------------------------------------------------------------------------------
-
-
-class Herald:
-    """Calls back, one after another; nobody else waits for what is called.
-
-    Attributes:
-        thread: the identity of the thread that calls.
-    """
-
-    thread: int | None = None
-
-    def tell(self, call: Callable[..., object], *args: object) -> None:
-        """Call it after all that was told before."""
-
-
-class ThreadHerald(Herald):
-    """Calls in a thread of its own."""
-
-    def __init__(self, name: str) -> None:
-        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"leases-herald-{name}", daemon=True)
-        self._thread.start()
-        self.thread = self._thread.ident
-
-    def tell(self, call: Callable[..., object], *args: object) -> None:
-        self._queue.put(partial(call, *args))
-
-    def close(self) -> None:
-        """Wait until all was called that was told, unless that takes too long."""
-        self._queue.put(None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_LAST_CALLS)
-
-    def _run(self) -> None:
-        while (call := self._queue.get()) is not None:
-            try:
-                call()
-            except BaseException as error:  # Not even SystemExit may keep the next from being called.
-                report("a callback of an elector failed: %r", call, error)
-
-
-class TaskHerald(Herald):
-    """Calls on the event loop, and awaits what a coroutine function gives."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Callable[[], object] | None] = asyncio.Queue()
-        self._task = self._loop.create_task(self._run(), name=f"leases-herald-{name}")
-
-    def tell(self, call: Callable[..., object], *args: object) -> None:
-        self._put(partial(call, *args))
-
-    async def close(self) -> None:
-        """Wait until all was called that was told, unless that takes too long."""
-        self._put(None)
-        done, _ = await asyncio.wait({self._task}, timeout=_LAST_CALLS)
-        if not done:
-            self._task.cancel()
-
-    def _put(self, call: Callable[[], object] | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, call)
-        except RuntimeError:  # The loop is closed, and nobody can be told.
-            return
-
-    async def _run(self) -> None:
-        while (call := await self._queue.get()) is not None:
-            try:
-                result = call()
-                if isinstance(result, Awaitable):
-                    await result
-            except Exception as error:
-                report("a callback of an elector failed: %r", call, error)
-
-
 # ---- the driver for threads ----------------------------------------------------------------------
 
 
@@ -516,13 +362,13 @@ def take_part(part: Part, bell: threads.Bell, work: Work | None) -> None:
 def _worked(reign: Reign, work: Work | None, bell: threads.Bell) -> BaseException | None:
     lease = reign.lease
     try:
-        _enter(lease)
-        if work is not None:
-            work(lease)
-            return None
-        lease._bells.append(bell.ring)
-        for left in reign.idle():
-            bell.wait(left)
+        with _body(lease):
+            if work is not None:
+                work(lease)
+                return None
+            lease._bells.append(bell.ring)
+            for left in reign.idle():
+                bell.wait(left)
     except BaseException as error:  # Ctrl-C too: first the lease is released, then it is raised.
         return error
     return None
@@ -536,10 +382,17 @@ def _called(step: Callable[[], object]) -> BaseException | None:
     return None
 
 
-def _enter(lease: Lease) -> None:
-    """What ends the work is told where the work is."""
-    if lease._stopper is not None:
+@contextmanager
+def _body(lease: Lease) -> Generator[None, None, None]:
+    """What is to stop the work is told where it begins, and when it has ended."""
+    if lease._stopper is None:
+        yield
+        return
+    try:
         lease._stopper.entered()
+        yield
+    finally:
+        lease._stopper.end()
 
 
 # ---- the driver for asyncio ----------------------------------------------------------------------
@@ -573,8 +426,8 @@ async def _worked_async(reign: Reign, work: WorkAsync) -> BaseException | None:
     """Run the work as a task, and come back when it has stopped, whoever is cancelled meanwhile."""
 
     async def body() -> None:
-        _enter(reign.lease)
-        await work(reign.lease)
+        with _body(reign.lease):
+            await work(reign.lease)
 
     task = asyncio.create_task(body(), name=f"leases-work-{reign.lease.name}")
     ending = asyncio.create_task(reign.lease.ending.wait_async())

@@ -16,12 +16,7 @@ from weakref import WeakSet
 
 from leases import threads
 from leases.campaign import (
-    Callbacks,
-    Manifesto,
     Part,
-    Reign,
-    TaskHerald,
-    ThreadHerald,
     Work,
     WorkAsync,
     take_part,
@@ -29,18 +24,22 @@ from leases.campaign import (
     until_ended,
     until_over,
 )
-from leases.errors import ConfigurationError
+from leases.errors import ConfigurationError, LeaseLost
+from leases.herald import Herald, TaskHerald, ThreadHerald
 from leases.identity import default_holder
 from leases.keeper import report
 from leases.lease import Lease, Timeout, check_timeout
 from leases.lock import Connected, Fence, Lock
-from leases.observer import PRIORITY, Leader, Sight, observe, observe_async
-from leases.record import RESERVED, check_holder, check_metadata
+from leases.observer import PRIORITY, Leader, Sight, observe, observe_async, priority_in
+from leases.record import NAME_BYTES, RESERVED, check_holder, check_metadata
+from leases.reign import Callbacks, Manifesto, Reign
 
 if TYPE_CHECKING:
     from leases.terms import Terms
 
 _LOOK_SECONDS = 5.0
+_BIDS = "/bid"
+_LAST_WORDS = 0.5  # seconds for on_lost, where the process ends
 
 
 class Elector:
@@ -71,6 +70,12 @@ class Elector:
             cancelled when it is to stop, whatever the word.
         on_new_leader: called with the `Leader`, or None, at every change that was observed, this elector's
             own elections too, and at first with what is so.
+        priority: an integer, shown to all; a candidate that stands by gets the leadership from a leader of
+            lower priority, which is asked to stop. State one for every candidate, under names of their own:
+            a leader without one is left alone. Default: none.
+        renew_while: called again and again, in a thread of its own, while the work runs; with asyncio it may
+            be a coroutine function, which then runs on the loop. The lease is renewed only as long as this
+            says yes: if it says no, raises or hangs, the lease runs out, after about 1.1 ttl at most.
         stop_within: seconds before the deadline at which the work is told to stop; default 0.
         semantics: as of `Lock`. With ``"at-least-once"`` silence of the store does not stop the work.
         fences: what to seal with the token before the work begins.
@@ -102,11 +107,14 @@ class Elector:
         patience: Timeout = None,
     ) -> None:
         word, call = _word_and_call(on_lost)
+        lock_word: Any = (
+            "raise" if word == "cancel" else word
+        )  # Tasks are cancelled here, for more than a loss.
         shown = _shown(metadata, priority)
         self._lock = Lock(
             name, ttl=ttl, store=store, holder=holder, metadata=shown, semantics=semantics,
             stop_within=stop_within, fences=fences, terms=terms,
-            on_lost="raise" if word == "cancel" else word,
+            on_lost=lock_word if call is None else (lock_word, self._hear_loss),
         )  # fmt: skip
         calls = Callbacks(on_elected, on_jeopardy, call, on_new_leader)
         _check_callables(on_elected, on_jeopardy, on_new_leader, renew_while)
@@ -116,6 +124,9 @@ class Elector:
             calls,
             self._lock.terms.ttl if checked is None else checked,
             progress=renew_while,
+            priority=priority,
+            bids=None if priority is None else _lock_of_bids(self._lock, store, holder, shown),
+            tolerant=semantics == "at-least-once",
         )
         self._word = word
         self._holder = None if holder is None else check_holder(holder)
@@ -211,6 +222,8 @@ class Elector:
             raise ConfigurationError(f"{work!r} is not a function of a lease; await run_async for coroutines")
         if self._word == "cancel":
             raise ConfigurationError('on_lost="cancel" cancels a task; await run_async, or pass another word')
+        if iscoroutinefunction(self._manifesto.progress):
+            raise ConfigurationError("renew_while is a coroutine function; await run_async, or pass another")
         self._take_part(work)
 
     async def run_async(self, work: WorkAsync) -> None:
@@ -222,15 +235,20 @@ class Elector:
 
         if not (iscoroutinefunction(work) or iscoroutinefunction(getattr(work, "__call__", None))):  # noqa: B004
             raise ConfigurationError(f"{work!r} is not a coroutine function of a lease; use run for others")
-        herald, bell = TaskHerald(self.name), aio.Bell()
-        part = self._begin(Part(self._manifesto, herald, bell, awaited=True))
+        herald, bell = TaskHerald(self.name) if any(self._manifesto.calls) else Herald(), aio.Bell()
+        part = Part(_awaited(self._manifesto), herald, bell, awaited=True)
         try:
+            self._begin(part)
             await take_part_async(part, bell, work)
         except BaseException as error:
             part.error = error
             raise
         finally:
-            await herald.close()
+            try:
+                if isinstance(herald, TaskHerald):
+                    await herald.close()
+            finally:
+                part.ended.open()
 
     def start(self) -> Elector:
         """Take part in a thread of its own, with no work, until `stop`; starting twice is harmless."""
@@ -339,26 +357,29 @@ class Elector:
     def _takes_part(self) -> bool:
         return self._current is not None
 
-    def _begin(self, part: Part) -> Part:
+    def _begin(self, part: Part) -> None:
         with self._mutex:
             if self._takes_part():
                 raise RuntimeError(f'elector of "{self.name}" takes part already; stop it, or make another')
             self._part = part
-        return part
 
     def _take_part(self, work: Work | None, ready: threading.Event | None = None) -> None:
-        herald, bell = ThreadHerald(self.name), threads.Bell()
+        herald, bell = ThreadHerald(self.name) if any(self._manifesto.calls) else Herald(), threads.Bell()
+        part = Part(self._manifesto, herald, bell, awaited=False)
         try:
-            part = self._begin(Part(self._manifesto, herald, bell, awaited=False))
+            self._begin(part)
             if ready is not None:
                 ready.set()
-            try:
-                take_part(part, bell, work)
-            except BaseException as error:
-                part.error = error
-                raise
+            take_part(part, bell, work)
+        except BaseException as error:
+            part.error = error
+            raise
         finally:
-            herald.close()
+            try:
+                if isinstance(herald, ThreadHerald):
+                    herald.close()
+            finally:
+                part.ended.open()
 
     def _run_idle(self, ready: threading.Event) -> None:
         try:
@@ -375,7 +396,15 @@ class Elector:
             return None
         machine = lease._tenure.machine
         shown = {key: text for key, text in lease.metadata.items() if not key.startswith(RESERVED)}
-        return Leader(self.name, lease.holder, lease.token, machine._acquired, shown)
+        priority = priority_in(lease.metadata)
+        return Leader(self.name, lease.holder, lease.token, machine._acquired, shown, priority)
+
+    def _hear_loss(self, lease: Lease, loss: LeaseLost) -> None:
+        """The work is told to stop; by a word that ends the process there is not much time."""
+        part, reign = self._current, self._reign
+        if part is not None and reign is not None and reign.lease is lease:
+            reign.tell_loss(loss)
+            part.herald.flush(_LAST_WORDS)
 
     def _step_down(self, to: str | None, timeout: Timeout) -> bool:
         timeout, part, reign = check_timeout(timeout), self._current, self._reign
@@ -469,6 +498,30 @@ def _shown(metadata: Mapping[str, str] | None, priority: int | None) -> dict[str
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise ConfigurationError(f"priority={priority!r} is not an integer; pass one such as 10")
     return {**shown, PRIORITY: str(priority)}
+
+
+def _lock_of_bids(
+    lock: Lock, store: str | Connected | None, holder: str | None, shown: dict[str, str]
+) -> Lock:
+    """The lock beside the one that is led, by which candidates of higher priority make themselves known."""
+    name = lock.name + _BIDS
+    if len(name.encode()) > NAME_BYTES:
+        raise ConfigurationError(
+            f"with priority= a name may have {NAME_BYTES - len(_BIDS)} bytes, because bids are made by "
+            f'holding another lock, whose name ends in "{_BIDS}"; shorten it'
+        )
+    return Lock(name, store=store, holder=holder, metadata=shown, terms=lock.terms)
+
+
+def _awaited(manifesto: Manifesto) -> Manifesto:
+    """The same, with a coroutine function for progress that runs on the running loop."""
+    import asyncio
+
+    ask = manifesto.progress
+    if not iscoroutinefunction(ask):
+        return manifesto
+    loop = asyncio.get_running_loop()
+    return manifesto._replace(progress=lambda: asyncio.run_coroutine_threadsafe(ask(), loop).result())
 
 
 def _check_callables(*given: object) -> None:

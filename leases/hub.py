@@ -69,10 +69,12 @@ class Ticket:
         member: the claim that came of it.
         estate: what the claim before it left.
         hold_back: seconds to wait before the first attempt, for the sake of other processes.
+        holder: for whom it is; empty until it waits.
     """
 
     __slots__ = (
-        "body", "call", "called", "called_off", "closed", "estate", "handle", "hold_back", "me", "member",
+        "body", "call", "called", "called_off", "closed", "estate", "handle", "hold_back", "holder", "me",
+        "member",
     )  # fmt: skip
 
     def __init__(self, call: Callable[[], object], handle: object = None, me: object = None) -> None:
@@ -82,6 +84,7 @@ class Ticket:
         self.member: Member | None = None
         self.estate: Estate | None = None
         self.hold_back = 0.0
+        self.holder = ""
 
 
 class _Queue:
@@ -224,6 +227,18 @@ class Hub:
         assert following is not None
         self._call(name, following)
         return True
+
+    def put_first(self, name: str, holder: str) -> bool:
+        """Let a holder who waits in this process have the next turn; False if there is no such."""
+        with self._mutex:
+            queue = self._queues.get(name)
+            for ticket in queue.waiting if queue is not None else ():
+                if ticket.holder == holder:
+                    assert queue is not None
+                    queue.waiting.remove(ticket)
+                    queue.waiting.appendleft(ticket)
+                    return True
+        return False
 
     def _call(self, name: str, ticket: Ticket) -> None:
         if ticket.call() is False:  # Its event loop was closed under it, and nobody will come.

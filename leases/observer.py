@@ -112,10 +112,17 @@ class Sight:
             left = min(left, from_send) if claim.sent <= now.hold else left
         return max(left, 0.0)
 
-    def leader(self, now: Instant) -> Leader | None:
-        """Who leads, as far as was seen; None where nobody does, or nobody has been heard of for a ttl."""
+    def leader(self, now: Instant, *, wary: bool = False) -> Leader | None:
+        """Who leads, as far as was seen; None where nobody does, or nobody has been heard of for a ttl.
+
+        Args:
+            now: the instant.
+            wary: show nobody who was not seen to write, and may have been dead all the time.
+        """
         slot = self.slot
-        return leader_of(slot) if slot is not None and self.left(now) > 0 else None
+        if slot is None or self.left(now) <= 0 or (wary and not self.proven):
+            return None
+        return leader_of(slot)
 
 
 class Seen(NamedTuple):
@@ -125,7 +132,7 @@ class Seen(NamedTuple):
 
 
 def observing(
-    connect: Callable[[], Hub], name: str, ring: Callable[[], object]
+    connect: Callable[[], Hub], name: str, ring: Callable[[], object], *, wary: bool = False
 ) -> Generator[Wait | Seen, None, None]:
     """Look, listen and time, for ever: yields what to wait for, what to call, and every change.
 
@@ -133,6 +140,7 @@ def observing(
         connect: the store; asked before every look, so that a store that was closed is noticed.
         name: the lock.
         ring: wakes who runs this; called from any thread.
+        wary: show a leader only once somebody was seen to write.
 
     Raises:
         StoreError: the store refused, was closed, or shows a record that is not ours. Not when it only gives
@@ -145,7 +153,7 @@ def observing(
         while True:
             if look.due:
                 yield look.again
-            leader = look.leader
+            leader = look.leader(wary=wary)
             if first or leader != shown:
                 first, shown = False, leader
                 yield Seen(leader)
@@ -201,11 +209,10 @@ class _Look:
             self._failures += 1
         self._plan(hub)
 
-    @property
-    def leader(self) -> Leader | None:
+    def leader(self, *, wary: bool) -> Leader | None:
         """Who leads, by the clock."""
         assert self._hub is not None
-        return self._sight.leader(self._hub.clock())
+        return self._sight.leader(self._hub.clock(), wary=wary)
 
     @property
     def rest(self) -> float:
@@ -289,15 +296,21 @@ class Lookout:
         connect: the store.
         name: the lock.
         tell: called with the leader or None, first with what is so at the beginning.
+        wary: as of `observing`.
     """
 
     def __init__(
-        self, connect: Callable[[], Hub], name: str, tell: Callable[[Leader | None], object]
+        self,
+        connect: Callable[[], Hub],
+        name: str,
+        tell: Callable[[Leader | None], object],
+        *,
+        wary: bool = False,
     ) -> None:
-        self._connect, self._name, self._tell = connect, name, tell
+        self._connect, self._name, self._tell, self._wary = connect, name, tell, wary
         self._bell = Bell()
         self._closed = False
-        self._shown: list[Leader | None] = []  # what was told last, if anything was
+        self._told: list[Leader | None] = []  # what was told last, if anything was
         threading.Thread(target=self._run, name=f"leases-lookout-{name}", daemon=True).start()
 
     def close(self) -> None:
@@ -308,7 +321,8 @@ class Lookout:
     def _run(self) -> None:
         while not self._closed:
             try:
-                with closing(observing(self._connect, self._name, self._bell.ring)) as script:
+                script = observing(self._connect, self._name, self._bell.ring, wary=self._wary)
+                with closing(script):
                     self._follow(script)
             except StoreError as error:
                 if not self._closed:
@@ -328,6 +342,6 @@ class Lookout:
                 self._bell.wait(step)
 
     def _show(self, leader: Leader | None) -> None:
-        if not self._closed and self._shown != [leader]:
-            self._shown = [leader]
+        if not self._closed and self._told != [leader]:
+            self._told = [leader]
             self._tell(leader)

@@ -48,6 +48,7 @@ def acquiring(
     """
     until = None if timeout is None else hub.clock().wait + timeout
     subject = begun(hub, wish) if hooks.listeners or logs.debugging() else None
+    ticket.holder = wish.holder
     try:
         if not hub.enter(wish.name, ticket):
             yield from _queue(hub, wish, timeout, until, ticket)
@@ -196,7 +197,8 @@ def _release(
     patience: float | None,
     successor: str | None,
 ) -> Generator[Wait, None, None]:
-    if successor is None and tenure.hub.hand_over(tenure.name, tenure.ticket, tenure):
+    hub, name = tenure.hub, tenure.name
+    if (successor is None or hub.put_first(name, successor)) and hub.hand_over(name, tenure.ticket, tenure):
         return tenure.done()
     machine, clock = tenure.machine, tenure.hub.clock
     tenure.changed = ring

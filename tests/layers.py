@@ -41,6 +41,8 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.lock",),
     ("leases.semaphore", "leases.multilock", "leases.upkeep", "leases.fencing.*"),
     ("leases.health", "leases.observer"),
+    ("leases.herald", "leases.progress"),
+    ("leases.reign",),
     ("leases.campaign",),
     ("leases.elector",),
     ("leases.leadership",),

@@ -1,0 +1,207 @@
+"""One tenure of an elector: who is told of it, who asks it to end, and how long its lease may be renewed."""
+
+# pyright: reportPrivateUsage=false
+# A tenure of an elector is a lease, seen from nearer than its user sees it.
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from leases.errors import LeaseLost
+from leases.events import Endangered, Event, Lost, Renewed
+from leases.herald import Herald
+from leases.keeper import Plan, drop, keeper, report
+from leases.machine import Phase
+
+if TYPE_CHECKING:
+    from leases.lease import Lease
+    from leases.lock import Lock
+
+_STOP = "stop"
+
+
+class Callbacks(NamedTuple):
+    """What is called, and when."""
+
+    elected: Callable[..., object] | None = None
+    jeopardy: Callable[..., object] | None = None
+    lost: Callable[..., object] | None = None
+    new_leader: Callable[..., object] | None = None
+
+
+class Manifesto(NamedTuple):
+    """What an elector stands for: everything about it that does not change.
+
+    Attributes:
+        lock: what is campaigned for.
+        calls: the callbacks.
+        patience: seconds for which the lease of work that was asked to stop is still renewed.
+        progress: says whether the work gets on; None where nobody asks.
+        priority: of this candidate; None where it states none.
+        bids: the lock by which a candidate of higher priority makes itself known, where one is stated.
+        tolerant: an expiry does not stop the work.
+    """
+
+    lock: Lock
+    calls: Callbacks
+    patience: float
+    progress: Callable[[], object] | None = None
+    priority: int | None = None
+    bids: Lock | None = None
+    tolerant: bool = False
+
+
+class Gate:
+    """Opens once; who waits for it brings a bell."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.bells: list[Callable[[], object]] = []
+
+    def open(self) -> None:
+        """Let everybody through, from now on."""
+        self.is_open = True
+        for ring in list(self.bells):
+            ring()
+
+
+class Reign:
+    """One tenure of an elector, from its election until its lease is released or left.
+
+    Attributes:
+        lease: what it leads by.
+        working: whether the work goes on.
+        successor: for whom the lock is to be freed.
+        over: opens when nothing more is done about it.
+        done: whether the lock was freed by this tenure, or passed on.
+    """
+
+    def __init__(self, manifesto: Manifesto, herald: Herald, lease: Lease) -> None:
+        self.manifesto, self.herald, self.lease = manifesto, herald, lease
+        self.working = True
+        self.successor: str | None = None
+        self.over = Gate()
+        self.done = False
+        self.plan: Plan | None = None
+        self._telling = threading.Lock()
+        self._limiting = threading.Lock()
+        self._told_loss = False
+        self._asked_at: float | None = None  # on the holder's clock
+        self._limits: dict[str, float] = {}
+
+    # ---- what happens to it ----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Tell of the election, then of all that happens to the lease."""
+        self._tell(self.manifesto.calls.elected, self.lease)
+        self.lease.listen(self.hear)
+        if self.lease._tenure.machine.lost is not None:  # Before anybody listened.
+            self.tell_loss()
+
+    def hear(self, event: Event) -> None:
+        """An event of the lease, in some thread that must not wait."""
+        if isinstance(event, Lost):
+            self.tell_loss()
+            terms = self.manifesto.lock.terms
+            if self.working and not self.manifesto.tolerant:
+                keeper.keep(self, terms.ttl - terms.hold)
+        elif isinstance(event, Endangered):
+            with self._telling:
+                if not self._told_loss:
+                    self._tell(self.manifesto.calls.jeopardy, self.lease)
+        elif isinstance(event, Renewed) and self._asked_at is not None and _STOP not in self._limits:
+            # Not from here: whoever tells of an event may not be fed another.
+            until = self._asked_at + self.manifesto.patience
+            self.lease._tenure.hub.couriers.send(partial(self.limit, _STOP, until))
+
+    def tell_loss(self, loss: LeaseLost | None = None) -> None:
+        """Call on_lost, once for every on_elected; the reason is ``released`` where nothing was lost."""
+        with self._telling:
+            if self._told_loss:
+                return
+            self._told_loss = True
+            self._tell(self.manifesto.calls.lost, self.lease, self.loss() if loss is None else loss)
+
+    def tick(self) -> None:
+        """The lease is lost, another may lead, and the work goes on: all that can be done is to say so."""
+        if self.working:
+            report(
+                'the work of the elector of "%s" goes on although its lease is lost, and another may lead; '
+                'let it look at lease.ending or call lease.check(), or pass on_lost="exit" or "kill"',
+                self.lease.name,
+                self.loss(),
+            )
+
+    def work_stopped(self) -> None:
+        """Nothing goes on under the lease any more."""
+        self.working = False
+        drop(self)
+        self.tell_loss()
+
+    def end(self) -> None:
+        """The lease was released, or there was nothing to release."""
+        tenure = self.lease._tenure
+        self.done = tenure.released or tenure.machine.phase is Phase.DONE
+        self.over.open()
+
+    # ---- what is asked of it ---------------------------------------------------------------------
+
+    def ask(self, successor: str | None = None) -> None:
+        """Ask the work to stop; harmless when repeated, and in a signal handler."""
+        if successor is not None:
+            self.successor = successor
+        if self._asked_at is None:
+            self._asked_at = self.now()
+        self.lease.ask_to_stop()
+
+    def limit(self, why: str, until: float) -> None:
+        """Begin no renewal after an instant of the holder's clock; of all reasons the earliest counts."""
+        with self._limiting:
+            self._limits[why] = until
+            self.lease.renew_until(min(self._limits.values(), default=math.inf))
+
+    # ---- what is so ------------------------------------------------------------------------------
+
+    @property
+    def asked(self) -> bool:
+        """Whether the work was asked to stop."""
+        return self._asked_at is not None
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the work goes on although the lease is lost, and although it may not."""
+        lost = self.lease._tenure.loss()
+        tolerated = self.manifesto.tolerant and lost is not None and lost.reason == "expired"
+        return self.working and lost is not None and not tolerated
+
+    def stalled(self, why: str) -> bool:
+        """Whether the lease ran out because for this reason it was not renewed."""
+        return self.lease.lost.reason == "expired" and self._limits.get(why, math.inf) < self.lease.deadline
+
+    def loss(self) -> LeaseLost:
+        """Why it is over."""
+        lease = self.lease
+        return lease._tenure.loss() or LeaseLost(lease.name, "released", self.now(), lease.token)
+
+    def forgives(self, error: BaseException) -> bool:
+        """Whether the work only ended as it was to end: by the loss of this very lease."""
+        lease = self.lease
+        mine = isinstance(error, LeaseLost) and (error.name, error.token) == (lease.name, lease.token)
+        return mine and bool(lease.ending or lease.lost)
+
+    def now(self) -> float:
+        """The holder's clock."""
+        return self.lease._tenure.hub.clock().hold
+
+    def idle(self) -> Generator[float, None, None]:
+        """The wait of who leads without work: until the lease ends, or is to end."""
+        while not (self.lease.ending or self.lease.lost):
+            yield min(self.lease.ending._left(), self.lease.remaining)
+
+    def _tell(self, call: Callable[..., object] | None, *args: object) -> None:
+        if call is not None:
+            self.herald.tell(call, *args)
