@@ -78,7 +78,7 @@ class Candidate:
             stood = self._step_on(lease)
         finally:
             os.close(guard)
-        self._journal.note("out", lease.token, stood=stood)
+        self._journal.note("out", lease.token, stood=stood, reason=lease.lost.reason)
 
     def _step_on(self, lease: Lease) -> float:
         """Work until it is to stop, and a while longer if it dawdles; when the lease last stood."""
@@ -93,7 +93,7 @@ class Candidate:
             stood = began
             time.sleep(STEP_SECONDS)
             began = now()
-        return stood
+        return began if lease.held else stood
 
     # ---- orders ------------------------------------------------------------------------------------
 

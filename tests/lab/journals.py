@@ -1,8 +1,9 @@
 """The journal of an election, and what must be true of it whatever was done to those who took part.
 
-What counts as inside `work`: from the line "in" to the line "out". A process that was stopped in between is
-inside until the last instant at which it saw its lease stand, because it does nothing while it is stopped and
-looks before it does anything after; one that was killed is inside until it was dead.
+What counts as inside `work`: from the line "in" until the last instant at which the work saw its lease stand,
+as it does before every step. That is the line "out", unless the process stood still then: it did nothing
+meanwhile, and looked before it did anything after. One that was killed is inside until it was dead. Whoever
+works holds a lock of the kernel's besides, which must have been free unless its owner stood still.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Blow:
 
 
 class Stay(NamedTuple):
-    """One tenure's work, as it is judged."""
+    """One tenure's work, as it is judged: inside from `entered` to `left`."""
 
     who: str
     pid: int
@@ -80,29 +81,25 @@ def stays(lines: Iterable[Line], blows: list[Blow]) -> list[Stay]:
     """The work of every tenure, in the order in which it began."""
     begun: dict[tuple[int, int], Line] = {}
     done: dict[tuple[int, int], Line] = {}
+    found: list[Stay] = []
     for line in lines:
         if line.what in ("in", "out") and line.token is not None:
             (begun if line.what == "in" else done)[line.pid, line.token] = line
-    found = [_stay(line, done.get(key), [b for b in blows if b.pid == key[0]]) for key, line in begun.items()]
+    for (pid, token), line in begun.items():
+        out = done.get((pid, token))
+        if out is None:
+            gone = min((blow.at for blow in blows if blow.killed and blow.pid == pid), default=math.inf)
+            left = min([gone, *(b.at for b in blows if b.pid == pid and b.until > gone - AFTER_A_STOP)])
+        else:
+            gone, left = out.at, out.more["stood"]
+        found.append(Stay(line.who, pid, token, line.more["alone"], line.at, left, gone))
     return sorted(found, key=lambda stay: stay.entered)
-
-
-def _stay(begun: Line, done: Line | None, blows: list[Blow]) -> Stay:
-    assert begun.token is not None
-    death = min((blow.at for blow in blows if blow.killed), default=math.inf)
-    gone = death if done is None else done.at
-    stood = -math.inf if done is None else done.more["stood"]
-    left = gone
-    for blow in blows:
-        near = gone if done is not None else gone - AFTER_A_STOP
-        if not blow.killed and blow.at > begun.at and blow.at < gone and blow.until > min(stood, near):
-            left = min(left, blow.at if done is None else stood)
-    return Stay(begun.who, begun.pid, begun.token, begun.more["alone"], begun.at, left, gone)
 
 
 def overlaps(lines: Iterable[Line], blows: list[Blow]) -> list[str]:
     """One sentence for every two who were inside at once, and for every token that did not rise."""
-    wrong: list[str] = []
+    lines = list(lines)
+    wrong = [f"{line}: released under its work" for line in lines if _early(line)]
     before: list[Stay] = []
     for stay in stays(lines, blows):
         for other in before:
@@ -115,6 +112,10 @@ def overlaps(lines: Iterable[Line], blows: list[Blow]) -> list[str]:
             wrong.append(f"{stay} was not alone, by the kernel's word")
         before.append(stay)
     return wrong
+
+
+def _early(line: Line) -> bool:
+    return line.what == "out" and line.more["reason"] == "released"
 
 
 def disorder(lines: Iterable[Line], blows: list[Blow]) -> list[str]:

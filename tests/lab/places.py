@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -24,15 +24,17 @@ from servers.proxy import Proxy, Splitter, Way
 
 REAL: Final = tuple(kind for kind in stores.SHARED if kind.served)
 
-every_place: Final = pytest.mark.parametrize(
-    "place",
-    [
-        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.mark))
-        for kind in stores._wanted(REAL)
-    ],
-    indirect=True,
-)
 
+def _every(kinds: Sequence[stores.Kind]) -> pytest.MarkDecorator:
+    params = [
+        pytest.param(kind, id=kind.name, marks=getattr(pytest.mark, kind.mark))
+        for kind in stores._wanted(kinds)
+    ]
+    return pytest.mark.parametrize("place", params, indirect=True)
+
+
+every_place: Final = _every(REAL)
+every_guarding_place: Final = _every(tuple(kind for kind in REAL if kind.guards))
 
 # Of a connection that is idle: of gRPC's, and of a ZooKeeper session's.
 SIGNS_OF_LIFE: Final = frozenset({"PING", "ping"})
