@@ -1,0 +1,390 @@
+"""What the functions of one name share in this process: an elector, whose work is the calls that run.
+
+So what holds for all work holds for the calls: they are told when they are to stop, the lease is released
+when the last of them has ended, and where one does not end it runs out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakSet
+
+from leases import threads
+from leases.clock import system_clock
+from leases.elector import Elector
+from leases.endings import Manner
+from leases.errors import ConfigurationError, LeaseLost, NotLeader
+from leases.lease import Grip, Lease, Timeout, check_timeout
+from leases.registry import store_url
+from leases.terms import Terms
+
+if TYPE_CHECKING:
+    from leases.campaign import Part
+    from leases.observer import Leader
+    from leases.stopper import Stopper
+
+_SETTLE_SECONDS: Final = 5.0  # for which a first call waits until somebody is seen to lead
+_EXIT_SECONDS: Final = 1.0  # for which the exit of the process waits for calls that run, and for the store
+
+_current: ContextVar[Call | None] = ContextVar("leases-call", default=None)
+
+
+class Otherwise(NamedTuple):
+    """What a call does where this process does not lead."""
+
+    mode: str
+    default: Any
+    timeout: Timeout
+
+
+class Call(Grip):
+    """One call, from the question whether it may run until it has ended."""
+
+    __slots__ = ("_stopper", "_token", "leadership", "outer")
+
+    def __init__(self, leadership: Leadership) -> None:
+        super().__init__()
+        self.leadership = leadership
+        self.outer = _current.get()
+        self._token: Any = None
+        self._stopper: Stopper | None = None
+
+    def begin(self, *, awaited: bool) -> None:
+        """The function is called next."""
+        assert self.lease is not None, "a call begins under a lease"
+        self._token = _current.set(self)
+        manner = self.leadership.manner
+        if manner.word != "raise":
+            manner.check_here(awaited=awaited)
+            self._stopper = manner.stopper()
+            self._stopper.begin(self.lease, system_clock, manner.stop_within)
+            self._stopper.entered()
+
+    def stop(self, loss: LeaseLost) -> None:
+        """The lease is over: end the call as was agreed."""
+        if self._stopper is not None:
+            self._stopper.stop(loss, None, _start)
+
+    def leave(self, error: BaseException | None) -> None:
+        """The function has ended: raise the loss that it ran into, if any."""
+        loss = self._ended(error)
+        try:
+            if self.lease is not None:
+                self.lease.leave(self, error if loss is None else loss)
+        finally:
+            self.leadership.left(self)
+        if loss is not None:
+            raise loss from error
+
+    async def leave_async(self, error: BaseException | None) -> None:
+        """`leave`, awaited."""
+        loss = self._ended(error)
+        try:
+            if self.lease is not None:
+                await self.lease.leave_async(self, error if loss is None else loss)
+        finally:
+            self.leadership.left(self)
+        if loss is not None:
+            raise loss from error
+
+    def _ended(self, error: BaseException | None) -> LeaseLost | None:
+        if self._token is not None:
+            _current.reset(self._token)
+        if self._stopper is None:
+            return None
+        try:
+            return self._stopper.left(error)
+        finally:
+            self._stopper.end()
+
+    def of(self, leadership: Leadership) -> Call | None:
+        """The innermost call of a leadership among this one and those around it."""
+        call: Call | None = self
+        while call is not None and call.leadership is not leadership:
+            call = call.outer
+        return call
+
+
+class Leadership:
+    """What the functions of one name and store share in this process: an elector, and the calls that run."""
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        self.name, self.options = name, options
+        terms = options["terms"]
+        if not isinstance(terms, Terms):
+            terms = Terms(15.0 if options["ttl"] is None else options["ttl"])
+        manner = Manner.checked(options["on_lost"], options["semantics"], options["stop_within"], terms)
+        self.manner = manner
+        # What ends work by force ends the calls that run, and not a process that only leads.
+        on_lost = manner.call if manner.call is not None else "raise"
+        self.elector = _Candidate(self, {**options, "on_lost": on_lost, "on_new_leader": self._heard})
+        self.forget()
+        _all.add(self)
+
+    def forget(self) -> None:
+        """Nothing runs and nobody waits: at first, and in the child of a fork."""
+        self._mutex = threading.Lock()
+        self._thread: threading.Thread | None = None  # while this process takes part
+        self._lease: Lease | None = None  # while calls may begin under it
+        self._calls: set[Call] = set()
+        self._bells: list[Callable[[], object]] = []
+        self._leader: Leader | None = None  # as far as was heard
+        self._settled = False  # somebody is known to lead, or was since it began
+        self._gives_up = False
+        self._error: BaseException | None = None  # why it takes part no more, until somebody was told
+
+    # ---- calls -----------------------------------------------------------------------------------
+
+    def entering(
+        self, call: Call, otherwise: Otherwise, ring: Callable[[], object]
+    ) -> Generator[float | None, None, None]:
+        """Wait until it is known whether a call may run; then it has a lease, or not.
+
+        Raises:
+            NotLeader: it may not, and is not to be skipped.
+            LeaseLost: a call around it, which has to end first.
+            LeasesError: this process cannot take part.
+        """
+        waits = otherwise.mode == "wait"
+        patience = otherwise.timeout if waits else _SETTLE_SECONDS
+        until = None if patience is None else system_clock().wait + patience
+        self._bells.append(ring)
+        try:
+            while not self._admit(call):
+                self._refuse_to_wait_inside(call, waits)
+                left = None if until is None else until - system_clock().wait
+                if _exiting or (left is not None and left <= 0) or (self._settled and not waits):
+                    break
+                yield left
+        finally:
+            self._bells.remove(ring)
+        if call.lease is None and otherwise.mode != "skip":
+            raise self.not_leader(otherwise.timeout if waits else None)
+
+    def _admit(self, call: Call) -> bool:
+        """Let a call run if this process leads; see to it that it takes part."""
+        with self._mutex:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
+            if self._thread is None and not _exiting:
+                self._begin()
+            lease = self._lease
+            if lease is None or lease.ending:
+                return False
+            self._calls.add(call)
+            if lease.nest(call):
+                return True
+            self._calls.discard(call)
+            return False
+
+    def _refuse_to_wait_inside(self, call: Call, waits: bool) -> None:
+        """A call inside of one that is to end cannot wait for what comes when that one has ended."""
+        around = None if call.outer is None else call.outer.of(self)
+        if waits and around is not None and around in self._calls and around.lease is not None:
+            around.lease.check()
+
+    def left(self, call: Call) -> None:
+        """A call has ended."""
+        with self._mutex:
+            self._calls.discard(call)
+            last = not self._calls
+        if last:
+            self._ring()
+
+    def lease(self) -> Lease:
+        """The lease of the call that asks, or under which this process leads."""
+        call = _current.get()
+        mine = None if call is None else call.of(self)
+        lease = self.elector.lease if mine is None else mine.lease
+        if lease is None:
+            raise self.not_leader(None)
+        return lease
+
+    def not_leader(self, timeout: Timeout) -> NotLeader:
+        """The error for a call that may not run here."""
+        leader = self._leader
+        return NotLeader(self.name, None if leader is None else leader.holder, timeout)
+
+    # ---- taking part -----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._refuse_a_rival()
+        thread = threading.Thread(target=self._run, name=f"leases-leader-{self.name}", daemon=True)
+        self._settled, self._gives_up, self._leader, self._thread = False, False, None, thread
+        try:
+            thread.start()
+        except BaseException:
+            self._thread = None
+            raise
+        _mind_the_exit()
+
+    def _refuse_a_rival(self) -> None:
+        """Two candidates of one process for one lock: one of them would never lead, in silence."""
+        store = self.options["store"]
+        for other in list(_all):
+            rivals = other is not self and other.name == self.name and other.takes_part
+            if rivals and _is_one_store(store, other.options["store"]):
+                raise ConfigurationError(
+                    f'two functions are leader_only("{self.name}") in one store that they name differently, '
+                    f"store={store!r} and store={other.options['store']!r}; name it alike in both"
+                )
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self.elector.run(self._lead)
+        except BaseException as raised:
+            error = raised
+        finally:
+            with self._mutex:
+                self._thread, self._error = None, error
+            self._ring()
+
+    def _lead(self, lease: Lease) -> None:
+        """The work of the elector: the calls, until they are to stop and the last of them has ended."""
+        bell = threads.Bell()
+        with self._mutex:
+            self._lease, self._settled = lease, True
+            self._bells.append(bell.ring)
+        self._ring()
+        try:
+            lease.ending.wait()
+        finally:
+            with self._mutex:
+                self._lease = None
+        while calls := list(self._calls):
+            over = lease.ending.reason != "released"  # which it is called as long as it was only asked to end
+            for call in calls if over else ():
+                call.stop(_loss_of(lease))
+            bell.wait(None if over else lease.remaining)
+        self._bells.remove(bell.ring)
+
+    def _heard(self, leader: Leader | None) -> None:
+        with self._mutex:
+            self._leader = leader
+            if leader is not None and leader.holder != self.elector.holder:
+                self._settled = True
+        self._ring()
+
+    def _ring(self) -> None:
+        for ring in list(self._bells):
+            ring()
+
+    # ---- giving up -------------------------------------------------------------------------------
+
+    def resigning(self, timeout: Timeout, ring: Callable[[], object]) -> Generator[float | None, None, None]:
+        """Tell the calls that run to stop, and wait until they have and the lease is released.
+
+        Raises:
+            RuntimeError: in one of these calls, which would wait for itself.
+        """
+        call = _current.get()
+        if call is not None and call.of(self) in self._calls:
+            raise RuntimeError(
+                f'resign() waits for the calls that run under "{self.name}", and was called in one of them; '
+                "return from it first"
+            )
+        timeout = check_timeout(timeout)
+        until = None if timeout is None else system_clock().wait + timeout
+        self._bells.append(ring)
+        try:
+            self.give_up()
+            while self.takes_part:
+                left = None if until is None else until - system_clock().wait
+                if left is not None and left <= 0:
+                    break
+                yield left
+        finally:
+            self._bells.remove(ring)
+
+    def give_up(self) -> None:
+        """Ask the calls that run to stop, and the elector to end; it waits for nothing."""
+        self._gives_up = True
+        self.elector.stop(0)
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether it was told to, since it takes part."""
+        return self._gives_up
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process leads or would if it could."""
+        return self._thread is not None
+
+
+class _Candidate(Elector):
+    """An elector that can be told to stop before its thread has come to run it."""
+
+    def __init__(self, leadership: Leadership, options: Mapping[str, Any]) -> None:
+        super().__init__(leadership.name, **options)
+        self._leadership = leadership
+
+    def _begin(self, part: Part) -> None:
+        super()._begin(part)
+        if self._leadership.gives_up:
+            part.stop()
+
+
+def resign(leadership: Leadership, timeout: Timeout = None) -> bool:
+    """Give up leadership, in a thread; whether it is done."""
+    bell = threads.Bell()
+    for left in leadership.resigning(timeout, bell.ring):
+        bell.wait(left)
+    return not leadership.takes_part
+
+
+def _is_one_store(one: Any, other: Any) -> bool:
+    urls = [store_url(s) if s is None or isinstance(s, str) else s.hub.url for s in (one, other)]
+    connected = [s for s in (one, other) if s is not None and not isinstance(s, str)]
+    return urls[0] == urls[1] if len(connected) < 2 else one.hub is other.hub
+
+
+def _loss_of(lease: Lease) -> LeaseLost:
+    end = lease.ending
+    return LeaseLost(lease.name, end.reason or "expired", end.at or lease.deadline, lease.token)
+
+
+def _start(call: Callable[[], None]) -> None:
+    threading.Thread(target=call, name="leases-on-lost", daemon=True).start()
+
+
+# ---- the end of the process, and forks ---------------------------------------------------------------
+
+_all: WeakSet[Leadership] = WeakSet()
+_exiting = False
+_minds_the_exit = False
+
+
+def _mind_the_exit() -> None:
+    global _minds_the_exit
+    if not _minds_the_exit:
+        _minds_the_exit = True
+        atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    """Resign where no call runs, or none for long; where one still runs then, the lease is left to expire."""
+    global _exiting
+    _exiting = True
+    until = system_clock().wait + _EXIT_SECONDS
+    them = [leadership for leadership in list(_all) if leadership.takes_part]
+    for leadership in them:
+        leadership.give_up()
+    for leadership in them:
+        resign(leadership, max(until - system_clock().wait, 0.0))
+
+
+def _in_the_child() -> None:
+    for leadership in list(_all):
+        leadership.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_the_child)
