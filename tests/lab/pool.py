@@ -1,8 +1,8 @@
 """A user of a semaphore in a process of its own: ``python pool.py URL SLOTS TTL FOLDER TURNS [hang]``.
 
-Each turn inside is two lines in a common log, each of them one write: the first after the slot was acquired, the
-second before it is released, so that whoever counts lines never counts too many inside. A lock of the kernel's
-for each slot says whether anybody else is in it. With "hang" it stays inside for ever.
+Each turn inside is two lines in a common log, each of them one write: the first after the slot was acquired,
+the second before it is released, so that whoever counts lines never counts too many inside. A lock of the
+kernel's for each slot says whether anybody else is in it. With "hang" it stays inside for ever.
 """
 
 from __future__ import annotations
