@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WrongToken,
     )
     from leases.leader import leader_only
+    from leases.health import Health
     from leases.lease import Lease
     from leases.lock import Lock
     from leases.observer import Leader
@@ -46,6 +47,7 @@ __all__ = [
     "AcquireTimeout",
     "ConfigurationError",
     "Elector",
+    "Health",
     "ForeignToken",
     "Leader",
     "Lease",
@@ -78,6 +80,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for: `import leases` costs next to nothing, and a program pays for what it uses.
 _WHERE = {
     "Elector": "leases.elector",
+    "Health": "leases.health",
     "Leader": "leases.observer",
     "Lease": "leases.lease",
     "Lock": "leases.lock",
