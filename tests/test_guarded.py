@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lab.places import Place, every_guarding_place
 from leases import ConfigurationError, Lease, RecordRefused, Store, StoreUnavailable, connect
 from leases.contract import Applied, Conflict, Unknown, beside
 from leases.errors import ForeignToken, NotCurrent, WriteUnknown
 from leases.fencing import GuardedKey, Level, Token
+from servers.proxy import Way
 from stores import Site, every_guarding_store
 from stubborn import Stubborn, store_on, until
 
@@ -329,6 +332,65 @@ def test_old_news_is_no_refusal(told: bool) -> None:
         assert not answers and lease.held
         backend.after = lambda kind, outcome: outcome
         assert value(key) == b"one"
+
+
+@every_guarding_place
+def test_a_write_whose_answer_is_lost_is_told_as_unknown(place: Place) -> None:
+    """The server has done it, and its answer never comes."""
+    with place.link() as link, connect(link.url) as store, connect(place.url) as direct:
+        key = GuardedKey("job", "position", store=store, timeout=1.0)
+        with hold(store) as lease:
+            key.write(lease, b"before")
+            link.proxy.silence(Way.BACK)
+            with pytest.raises(WriteUnknown):
+                key.write(lease, b"done")
+            until(lambda: value(GuardedKey("job", "position", store=direct)) == b"done")
+            link.proxy.heal()
+            key.write(lease, b"again")
+            assert value(key) == b"again"
+
+
+@every_guarding_place
+def test_a_write_that_arrives_after_a_takeover_is_not_done(place: Place) -> None:
+    """S2: it is told as unknown, is on its way for longer than its tenure lasts, and changes nothing then."""
+    with place.link() as link, connect(link.url) as store, connect(place.url) as direct:
+        key = GuardedKey("job", "position", store=store, timeout=1.0)
+        there = GuardedKey("job", "position", store=direct)
+        lease = hold(store)
+        key.write(lease, b"before")
+        link.proxy.silence(Way.FORTH)
+        with pytest.raises(WriteUnknown):
+            key.write(lease, b"R1")
+        crash(direct)
+        with hold(direct, "web-2") as other:
+            link.proxy.heal()
+            with pytest.raises(NotCurrent):
+                key.write(lease, b"R2")  # It goes the same way: whatever was held up has arrived before.
+            assert value(there) == b"before"
+            there.write(other, b"after")
+        assert value(there) == b"after"
+
+
+@pytest.mark.parametrize("colour", ["threads", "asyncio"])
+def test_metadata_waits_for_a_write_that_met_other_metadata(colour: str) -> None:
+    """It is sent as soon as the write is over; before, the record's version would move again and again."""
+    store = store_on(backend := Stubborn())
+    with hold(store) as lease:
+        wish = {"step": "packing"}
+        update = (lambda: lease.update(wish)) if colour == "threads" else _in_a_loop(lease, wish)
+        updating = threading.Thread(target=update)
+        with lease.calm(), lease.calm():
+            updating.start()
+            until(lambda: lease._bells)
+            with pytest.raises(TimeoutError):
+                lease.update({"step": "too soon"}, timeout=0.02)
+            assert [kind for kind, *_ in backend.calls] == ["swap"]
+        updating.join(10)
+        assert lease.metadata == wish
+
+
+def _in_a_loop(lease: Lease, metadata: dict[str, str]) -> Callable[[], None]:
+    return lambda: asyncio.run(lease.update_async(metadata))
 
 
 # What cannot work.
