@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         TokenRefused,
         WrongToken,
     )
-    from leases.leader import leader_only
     from leases.health import Health
+    from leases.leader import leader_only
     from leases.lease import Lease
     from leases.lock import Lock
     from leases.observer import Leader
@@ -47,8 +47,8 @@ __all__ = [
     "AcquireTimeout",
     "ConfigurationError",
     "Elector",
-    "Health",
     "ForeignToken",
+    "Health",
     "Leader",
     "Lease",
     "LeaseLost",
