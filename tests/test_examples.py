@@ -14,6 +14,7 @@ from typing import TextIO
 
 import pytest
 
+import test_recipes
 from leases import connect
 from stores import Site, every_shared_store
 
@@ -63,7 +64,8 @@ def two_of(name: str) -> Generator[tuple[list[subprocess.Popen[bytes]], TextIO]]
 
 def test_every_example_has_a_test() -> None:
     """A file in examples/ that nobody runs would rot."""
-    missing = [path.name for path in EXAMPLES.glob("*.*") if f"test_{path.stem}" not in globals()]
+    tests = {*globals(), *vars(test_recipes)}
+    missing = [path.name for path in EXAMPLES.glob("*.*") if f"test_{path.stem}" not in tests]
     assert not missing
 
 
