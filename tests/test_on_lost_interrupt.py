@@ -1,0 +1,380 @@
+"""``on_lost="interrupt"``: the main thread is interrupted wherever it waits, and never after its body."""
+
+# ruff: noqa: PT012 - what a body of several lines raises is what is tried here
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from leases import Lease, LeaseLost, Lock, Store
+from leases.interrupting import Interrupt
+from stubborn import SHORT, Stubborn, intrude, leftovers, store_on, until
+
+OURS = "/leases/"
+LONG = bool(os.environ.get("LEASES_LONG"))
+
+
+@pytest.fixture(autouse=True)
+def _given_back() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] # pytest asks for it
+    """Every test leaves the signal with whom it was, and nobody served."""
+    before = signal.getsignal(signal.SIGURG)
+    yield
+    assert signal.getsignal(signal.SIGURG) == before
+
+
+def lock_on(store: Store, name: str = "job", **options: Any) -> Lock:
+    return Lock(name, store=store, **{"ttl": SHORT, "on_lost": "interrupt", **options})
+
+
+def asleep() -> None:
+    time.sleep(30)
+
+
+def waiting_for_a_lock() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def waiting_for_a_queue() -> None:
+    queue.SimpleQueue[None]().get()
+
+
+def reading_from_a_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.recv(1)
+
+
+def waiting_for_a_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as child:
+        try:
+            child.wait()
+        finally:
+            child.kill()
+
+
+def busy() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    "work",
+    [asleep, waiting_for_a_lock, waiting_for_a_queue, reading_from_a_socket, waiting_for_a_process, busy],
+    ids=lambda work: work.__name__,
+)
+def test_main_thread_is_interrupted(work: Callable[[], None]) -> None:
+    """Whatever it waits for, LeaseLost comes out of there at once, once, and with the reason."""
+    with store_on() as store:
+        began = time.monotonic()
+        with pytest.raises(LeaseLost) as raised, lock_on(store):
+            intrude(store, "job")
+            work()
+        assert raised.value.reason == "superseded"
+        assert time.monotonic() - began < 10
+
+
+def test_it_comes_before_the_deadline() -> None:
+    """With stop_within there is so much time to clean up in, under a lease that stands."""
+    backend = Stubborn()
+    left = -1.0
+    lock = lock_on(store_on(backend), ttl=1.0, stop_within=0.2)
+    with pytest.raises(LeaseLost, match="expired"), lock as lease:
+        backend.down = True
+        try:
+            time.sleep(30)
+        finally:
+            left = lease.remaining
+    assert 0 < left <= 0.2
+
+
+def test_function_is_called_besides() -> None:
+    """A word and a function: both come."""
+    losses: list[str] = []
+    with store_on() as store:
+        lock = lock_on(store, on_lost=("interrupt", lambda lease, loss: losses.append(loss.reason)))
+        with pytest.raises(LeaseLost), lock:
+            intrude(store, "job")
+            time.sleep(30)
+    until(lambda: losses == ["superseded"])
+
+
+def test_body_that_swallows_it_is_struck_once() -> None:
+    """Who suppresses the interruption goes on undisturbed, and has the loss at the end of the body."""
+    strikes = 0
+    with store_on() as store, pytest.raises(LeaseLost), lock_on(store):
+        intrude(store, "job")
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            try:
+                time.sleep(0.3)
+            except LeaseLost:
+                strikes += 1
+    assert strikes == 1
+
+
+def test_ctrl_c_stays_what_it_is() -> None:
+    """Ctrl-C in such a body is a KeyboardInterrupt, and the lock is released."""
+    with store_on() as store:
+        with pytest.raises(KeyboardInterrupt), lock_on(store):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(30)
+        assert store.status("job").holder is None
+
+
+@pytest.mark.parametrize("which", ["inner", "outer", "both"])
+def test_nested_locks(which: str) -> None:
+    """The loss that comes out says which lock was lost; after the inner body the outer is still served."""
+    with store_on() as store:
+        inner, outer = lock_on(store, "inner"), lock_on(store, "outer")
+        with pytest.raises(LeaseLost) as raised, outer, inner:
+            for name in ("inner", "outer"):
+                if which in (name, "both"):
+                    intrude(store, name)
+            time.sleep(30)
+        assert which in (raised.value.name, "both")
+        with pytest.raises(LeaseLost, match="outer"), lock_on(store, "outer again", timeout=5):
+            with lock_on(store, "inner again"):
+                pass
+            intrude(store, "outer again")
+            time.sleep(30)
+
+
+def test_released_in_another_order() -> None:
+    """Leases that were acquired one after another may be released in the same order, and each is served."""
+    with store_on() as store:
+        first, second = lock_on(store, "first").acquire(), lock_on(store, "second").acquire()
+        first.release()
+        intrude(store, "second")
+        with pytest.raises(LeaseLost):
+            time.sleep(30)
+        second.release()
+
+
+def test_released_by_another_thread() -> None:
+    """The signal is given back even where the release comes from elsewhere."""
+    with store_on() as store:
+        lease = lock_on(store).acquire()
+        thread = threading.Thread(target=lease.release)
+        thread.start()
+        thread.join()
+        until(lambda: signal.getsignal(signal.SIGURG) == signal.SIG_DFL)
+
+
+def test_handler_of_somebody_else_is_called_and_comes_back() -> None:
+    """What is not ours goes to whose handler it was before, who has the signal back afterwards."""
+    heard: list[int] = []
+
+    def theirs(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = signal.signal(signal.SIGURG, theirs)
+    try:
+        with store_on() as store, lock_on(store):
+            signal.raise_signal(signal.SIGURG)
+            assert heard == [signal.SIGURG]
+        assert signal.getsignal(signal.SIGURG) is theirs
+    finally:
+        signal.signal(signal.SIGURG, before)
+
+
+def test_handler_that_somebody_sets_meanwhile_stays() -> None:
+    """Who takes the signal during the body keeps it."""
+    before = signal.getsignal(signal.SIGURG)
+    try:
+        with store_on() as store, lock_on(store):
+            signal.signal(signal.SIGURG, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGURG) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGURG, before)
+
+
+def test_child_of_a_fork_is_not_interrupted() -> None:
+    """A child holds nothing: it has the signal back at once, and its parent's loss is not its own."""
+    with store_on() as store, pytest.raises(LeaseLost), lock_on(store):
+        child = os.fork()
+        if child == 0:
+            free = signal.getsignal(signal.SIGURG) == signal.SIG_DFL
+            os._exit(0 if free else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        intrude(store, "job")
+        time.sleep(30)
+
+
+# ---- never after the body ------------------------------------------------------------------------
+
+
+class Strike:
+    """At the n-th place in the library where a signal's handler could run, the lease is lost."""
+
+    def __init__(self, place: int) -> None:
+        self.place, self.count, self.where = place, 0, ""
+        self.stopper: Interrupt | None = None
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        code = frame.f_code
+        if event not in ("call", "c_return") or OURS not in code.co_filename or code.co_name == "<genexpr>":
+            return
+        self.count += 1
+        if self.count == self.place and self.stopper is not None:
+            sys.setprofile(None)
+            self.where = f"{event} in {code.co_qualname}, line {frame.f_lineno}"
+            self.stopper.loss = LeaseLost("job", "superseded", 0.0, 1)
+            signal.raise_signal(signal.SIGURG)
+
+
+def interrupt_of(lease: Lease) -> Interrupt:
+    stopper = lease._stopper
+    assert isinstance(stopper, Interrupt)
+    return stopper
+
+
+def test_nothing_strikes_the_end_of_a_body() -> None:
+    """At every instruction from the first of `__exit__` on, a signal that comes then changes nothing."""
+    place, struck = 0, True
+    while struck:
+        place += 1
+        with store_on() as store:
+            strike = Strike(place)
+            try:
+                with lock_on(store) as lease:
+                    strike.stopper = interrupt_of(lease)
+                    sys.setprofile(strike)
+            finally:
+                sys.setprofile(None)
+            assert store.status("job").holder is None, f"after {strike.where} it was not released"
+            assert signal.getsignal(signal.SIGURG) == signal.SIG_DFL, strike.where
+            struck = bool(strike.where)
+    assert place > 20
+
+
+@pytest.mark.parametrize("how", ["lease", "lock"])
+def test_nothing_strikes_a_release(how: str) -> None:
+    """The same where there is no body: from the first instruction of `release` on."""
+    place, struck = 0, True
+    while struck:
+        place += 1
+        with store_on() as store:
+            strike = Strike(place)
+            lock = lock_on(store)
+            lease = lock.acquire()
+            strike.stopper = interrupt_of(lease)
+            release = lease.release if how == "lease" else lock.release
+            sys.setprofile(strike)
+            try:
+                release()
+            finally:
+                sys.setprofile(None)
+            assert store.status("job").holder is None, strike.where
+            struck = bool(strike.where)
+    assert place > 20
+
+
+def test_strike_between_acquisition_and_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss as early as that comes out of the `with` statement, whose body does not run."""
+    begin = Interrupt.begin
+
+    def struck(self: Interrupt, *args: Any) -> None:
+        begin(self, *args)
+        self.loss = _loss()
+        signal.raise_signal(signal.SIGURG)
+
+    monkeypatch.setattr(Interrupt, "begin", struck)
+    with store_on() as store:
+        with pytest.raises(LeaseLost), lock_on(store):
+            raise AssertionError("the body ran")
+        until(lambda: not leftovers(store))
+        assert store.status("job").holder is None
+
+
+def test_end_of_another_body_is_not_struck() -> None:
+    """A loss that comes while another lock is released waits until that is done, and strikes then."""
+    with store_on(Stubborn()) as store:
+        backend: Any = store.hub.backend
+        inside = threading.Event()
+
+        def slow(kind: str, name: str) -> None:
+            if name == "other":
+                inside.set()
+                time.sleep(0.1)
+
+        other = Lock("other", store=store).acquire()
+        backend.before = slow
+        released = False
+        with pytest.raises(LeaseLost, match="job"), lock_on(store) as lease:
+            stop = threading.Thread(
+                target=lambda: inside.wait() and interrupt_of(lease).stop(_loss(), None, start)
+            )
+            stop.start()
+            other.release()
+            released = True
+            time.sleep(30)
+        assert released and store.status("other").holder is None
+        stop.join()
+
+
+def _loss() -> LeaseLost:
+    return LeaseLost("job", "superseded", 0.0, 1)
+
+
+def start(call: Callable[[], None]) -> None:
+    threading.Thread(target=call, daemon=True).start()
+
+
+def test_losses_at_any_time_strike_no_further_than_the_body() -> None:
+    """Bodies that end as their lease is lost: LeaseLost comes out of the `with` statement, or not at all."""
+    chance, quickly = random.Random(7), sys.getswitchinterval()
+    struck = 0
+    sys.setswitchinterval(0.0001)
+    try:
+        struck = _strikes(2000 if LONG else 300, chance)
+    finally:
+        sys.setswitchinterval(quickly)
+    assert struck > 0
+
+
+def _strikes(rounds: int, chance: random.Random) -> int:
+    struck = 0
+    with store_on() as store:
+        for _ in range(rounds):
+            go = threading.Event()
+            lock, after, work = lock_on(store), chance.random() * 0.002, chance.random() * 0.005
+            leases: list[Lease] = []
+            thread = threading.Thread(target=_strike_later, args=(go, leases, after))
+            thread.start()
+            try:
+                with lock as lease:
+                    leases.append(lease)
+                    go.set()
+                    _spin(work)
+            except LeaseLost:
+                struck += 1
+            _spin(0.001)  # What comes here would end the test.
+            thread.join()
+    return struck
+
+
+def _strike_later(go: threading.Event, leases: list[Lease], seconds: float) -> None:
+    go.wait()
+    _spin(seconds)
+    interrupt_of(leases[0]).stop(_loss(), None, start)
+
+
+def _spin(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
