@@ -25,6 +25,7 @@ from leases.campaign import (
     until_over,
 )
 from leases.errors import ConfigurationError, LeaseLost
+from leases.health import GRACE, Health, check
 from leases.herald import Herald, TaskHerald, ThreadHerald
 from leases.identity import default_holder
 from leases.keeper import report
@@ -132,7 +133,7 @@ class Elector:
         self._holder = None if holder is None else check_holder(holder)
         self._part: Part | None = None
         self._sight: Sight | None = None
-        self._mutex = threading.Lock()
+        self._mutex, self._starting = threading.Lock(), threading.Lock()
         _electors.add(self)
 
     # ---- what is so ------------------------------------------------------------------------------
@@ -163,6 +164,22 @@ class Elector:
         """What ended its part, where an error did: what `run` raised, or would have raised after `start`."""
         part = self._part
         return None if part is None else part.error
+
+    def health(self, *, grace: float = GRACE) -> Health:
+        """Whether what renews leases is alive in this process, and no work goes on after its lease is lost.
+
+        Args:
+            grace: seconds by which something may be late. Default 1.
+
+        Raises:
+            ConfigurationError: a grace that is no number of seconds.
+        """
+        found = check(grace=grace)
+        reign = self._reign
+        if reign is None or not reign.lingers or reign.now() < reign.loss().at + grace:
+            return found
+        since = f"{reign.now() - reign.loss().at:.1f} s after its lease was lost; restart this process"
+        return Health((*found.reasons, f'the work of the elector of "{self.name}" goes on {since}'))
 
     def leader(self, timeout: float = _LOOK_SECONDS) -> Leader | None:
         """Who leads, by one look at the store; None if nobody does, or the leader is known to be dead.
@@ -252,12 +269,12 @@ class Elector:
 
     def start(self) -> Elector:
         """Take part in a thread of its own, with no work, until `stop`; starting twice is harmless."""
-        if not self._takes_part():
-            ready = threading.Event()
-            threading.Thread(
-                target=self._run_idle, args=(ready,), name=f"leases-elector-{self.name}", daemon=True
-            ).start()
-            ready.wait()
+        with self._starting:
+            if not self._takes_part():
+                ready = threading.Event()
+                name = f"leases-elector-{self.name}"
+                threading.Thread(target=self._run_idle, args=(ready,), name=name, daemon=True).start()
+                ready.wait()
         return self
 
     def stop(self, timeout: Timeout = None) -> bool:
@@ -430,7 +447,7 @@ class Elector:
 
     def _fork(self) -> None:
         """In the child of a fork: what takes part is the parent."""
-        self._mutex = threading.Lock()
+        self._mutex, self._starting = threading.Lock(), threading.Lock()
         self._part = self._sight = None
 
     def __repr__(self) -> str:

@@ -474,7 +474,7 @@ class Lease:
             self._stopper.end()
             raise
         if manner.stop_within > 0:
-            self._early = Early(self._time_left, self._stop_early)
+            self._early = Early(self._time_left, self._stop_early, self._tenure.hub.keeper)
             self._early.tick()
 
     def _time_left(self) -> float | None:

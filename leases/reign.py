@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from leases.errors import LeaseLost
 from leases.events import Endangered, Event, Lost, Renewed
 from leases.herald import Herald
-from leases.keeper import Plan, drop, keeper, report
+from leases.keeper import Plan, drop, report
 from leases.machine import Phase
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Reign:
             self.tell_loss()
             terms = self.manifesto.lock.terms
             if self.working and not self.manifesto.tolerant:
-                keeper.keep(self, terms.ttl - terms.hold)
+                self.lease._tenure.hub.keeper.keep(self, terms.ttl - terms.hold)
         elif isinstance(event, Endangered):
             with self._telling:
                 if not self._told_loss:

@@ -13,7 +13,7 @@ from leases.clock import Clock
 from leases.errors import LeaseLost
 from leases.events import Event
 from leases.hooks import relay
-from leases.keeper import Plan, drop, keeper
+from leases.keeper import Plan, Timekeeper, drop
 
 EXIT_CODE: Final = 70  # EX_SOFTWARE, as `leases hold` exits after a loss
 
@@ -114,10 +114,13 @@ class Early:
     Args:
         left: seconds until then; None when it does not matter any more.
         stop: called then, once.
+        keeper: of the store.
     """
 
-    def __init__(self, left: Callable[[], float | None], stop: Callable[[], None]) -> None:
-        self._left, self._stop = left, stop
+    def __init__(
+        self, left: Callable[[], float | None], stop: Callable[[], None], keeper: Timekeeper
+    ) -> None:
+        self._left, self._stop, self._keeper = left, stop, keeper
         self.plan: Plan | None = None
 
     def tick(self) -> None:
@@ -126,7 +129,7 @@ class Early:
         if left is None:
             return
         if left > 0:
-            keeper.keep(self, left)
+            self._keeper.keep(self, left)
         else:
             self._stop()
 

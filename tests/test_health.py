@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from leases import ConfigurationError, Lock, health
+from leases import ConfigurationError, Elector, Lock, health
 from leases.keeper import Keeper, Plan, keeper
 from leases.store import Store
 from leases.testing.clock import ManualClock
@@ -23,6 +23,11 @@ def reasons(store: Store | None = None, grace: float = GRACE) -> list[str]:
     """What is wrong with one store; with None, with the keeper. Stores of other tests are none of ours."""
     named = "the thread that renews" if store is None else store.hub.backend.identity
     return [reason for reason in health.check(grace=grace).reasons if named in reason]
+
+
+def of(elector: Elector, grace: float = 1.0) -> list[str]:
+    """What is wrong with the work of an elector."""
+    return [reason for reason in elector.health(grace=grace).reasons if reason.startswith("the work")]
 
 
 class Wedge:
@@ -178,6 +183,44 @@ def test_the_look_takes_no_lock() -> None:
         for mutex in mutexes:
             mutex.release()
     lease.release()
+
+
+def test_work_that_goes_on_after_its_lease() -> None:
+    """A worker that does not stop when its lease is lost fails the health of its elector, until it stops."""
+    clock, go = ManualClock(), threading.Event()
+    store = store_on(clock=clock)
+    elector = Elector("job", store=store, ttl=12)
+    thread = threading.Thread(target=elector.run, args=(lambda lease: go.wait(20),))
+    thread.start()
+    until(lambda: elector.is_leader)
+    assert of(elector) == []
+    clock.advance(9.5)
+    look(store)
+    assert not elector.is_leader and of(elector) == []
+    clock.advance(1)
+    assert [reason for reason in of(elector) if "goes on 1.5 s after" in reason]
+    assert of(elector, grace=2) == []
+    go.set()
+    elector.stop(0)
+    thread.join(10)
+    assert of(elector) == []
+
+
+def test_work_that_may_go_on_is_well() -> None:
+    """With "at-least-once" an expiry stops nothing, and is no reason either."""
+    clock, go = ManualClock(), threading.Event()
+    backend = Stubborn()
+    store = store_on(backend, clock=clock)
+    elector = Elector("job", store=store, ttl=12, semantics="at-least-once")
+    thread = threading.Thread(target=elector.run, args=(lambda lease: go.wait(20),))
+    thread.start()
+    until(lambda: elector.is_leader)
+    clock.advance(20)
+    look(store)
+    assert not elector.is_leader and of(elector) == []
+    go.set()
+    elector.stop(0)
+    thread.join(10)
 
 
 @pytest.mark.parametrize("grace", [-1, float("nan"), "1", True, None])
