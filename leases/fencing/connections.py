@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import isawaitable, iscoroutinefunction
+from inspect import iscoroutinefunction
 from typing import Any, Final, NamedTuple, TypeVar
 
 from leases.errors import ConfigurationError
@@ -118,8 +118,7 @@ def way_async(where: Any, paramstyle: str | None) -> Way:
     _refuse_colour(connection, wanted=True)
 
     async def execute(text: str, values: Any) -> Rows:
-        made = connection.cursor()
-        cursor = await made if isawaitable(made) else made
+        cursor = connection.cursor()
         try:
             await cursor.execute(text, values)
             return () if cursor.description is None else await cursor.fetchall()
@@ -173,8 +172,6 @@ def _style_of(connection: Any, packages: Sequence[str]) -> str:
     for package in packages:
         if package == "django":  # It translates for all its drivers.
             return "format"
-        if package == "aiosqlite":  # It has the DB-API's functions and not its constants.
-            return "qmark"
         style = getattr(sys.modules.get(package), "paramstyle", None)
         if style in PARAMSTYLES:
             return str(style)
@@ -186,7 +183,7 @@ def _style_of(connection: Any, packages: Sequence[str]) -> str:
 
 def in_transaction(connection: Any) -> bool | None:
     """Whether a driver's connection is in a transaction; None where it does not say."""
-    for name in ("in_atomic_block", "in_transaction"):  # Django; sqlite3 and aiosqlite
+    for name in ("in_atomic_block", "in_transaction"):  # Django; sqlite3
         found = getattr(connection, name, None)
         if isinstance(found, bool):
             return found

@@ -107,7 +107,7 @@ class SqlFence:
         return found.run(self._checking(found, of_lock(self.name, lease)))
 
     async def check_async(self, where: Any, lease: Lease | Token, /) -> Token:
-        """`check` on an asynchronous connection, cursor or session: psycopg's, aiosqlite's, SQLAlchemy's.
+        """`check` on an asynchronous connection, cursor or session: psycopg's or SQLAlchemy's.
 
         Raises:
             StaleToken, ForeignToken, MalformedToken, ConfigurationError, Exception: as for `check`.
