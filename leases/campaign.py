@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from leases import threads
+from leases.clock import Clock, system_clock
 from leases.errors import StoreUnavailable
 from leases.herald import Herald
 from leases.keeper import report
@@ -100,6 +101,12 @@ class Part:
         """What is led."""
         return self.manifesto.lock.name
 
+    @property
+    def clock(self) -> Clock:
+        """The clocks by which it waits."""
+        hub = self.manifesto.lock._hub
+        return system_clock if hub is None else hub.clock
+
     def stop(self) -> None:
         """End the campaign, or ask the work to stop, without a wait: a signal handler may call it."""
         self.stopping = True
@@ -144,6 +151,15 @@ class Part:
         if self._rivals is not None:
             self._rivals.consider()
         return reign
+
+    @contextmanager
+    def aside(self) -> Generator[None, None, None]:
+        """For so long it does not campaign, and nobody is to hand over to it."""
+        if self._rivals is not None:
+            self._rivals.stand_aside(aside=True)
+        yield
+        if self._rivals is not None:
+            self._rivals.stand_aside(aside=False)
 
     def over(self, reign: Reign) -> None:
         """A tenure is over."""
@@ -213,7 +229,8 @@ def _step_back(part: Part, reign: Reign) -> Generator[Wait, Any, None]:
     """For the sake of others: a moment, or as long as they may need to see that the lock is free."""
     hub, terms = reign.lease._tenure.hub, part.manifesto.lock.terms
     if reign.stalled(Progress.WHY):
-        yield from _rest(part, terms.ttl)
+        with part.aside():
+            yield from _rest(part, terms.ttl)
     elif reign.asked:
         yield from _rest(part, min(terms.ttl / 4, _LET_OTHERS_MOST))
     else:
@@ -221,12 +238,8 @@ def _step_back(part: Part, reign: Reign) -> Generator[Wait, Any, None]:
 
 
 def _rest(part: Part, seconds: float) -> Generator[Wait, Any, None]:
-    clock = part.manifesto.lock._hub.clock if part.manifesto.lock._hub is not None else None
-    if clock is None:
-        yield seconds
-        return
-    until = clock().wait + seconds
-    while not part.stopping and (left := until - clock().wait) > 0:
+    until = part.clock().wait + seconds
+    while not part.stopping and (left := until - part.clock().wait) > 0:
         yield left
 
 
@@ -245,7 +258,10 @@ class Rivals:
     def __init__(self, part: Part, priority: int, bids: Lock) -> None:
         self._part, self._priority, self._lock = part, priority, bids
         connect = part.manifesto.lock._connect
+        self._mutex = threading.Lock()
+        self._aside = False
         self._bid: Part | None = None
+        self._leader: Leader | None = None
         self._bidder: Leader | None = None
         self._leaders = Lookout(connect, part.name, self._leads)
         # A bid that has never been seen to be renewed may be that of the dead.
@@ -263,23 +279,32 @@ class Rivals:
         """Look no more, and withdraw the bid."""
         self._leaders.close()
         self._bids.close()
-        self._withdraw()
+        self.stand_aside(aside=True)
+
+    def stand_aside(self, *, aside: bool) -> None:
+        """Make no bid, or make one again if there is reason to."""
+        with self._mutex:
+            self._aside = aside
+            self._review()
 
     def _leads(self, leader: Leader | None) -> None:
-        lower = leader is not None and leader.priority is not None and leader.priority < self._priority
-        if not lower or self._part.stopping:
-            self._withdraw()
+        with self._mutex:
+            self._leader = leader
+            self._review()
+
+    def _review(self) -> None:
+        """Bid while somebody of lower priority leads."""
+        stated = None if self._leader is None else self._leader.priority
+        if stated is None or stated >= self._priority or self._aside or self._part.stopping:
+            bid, self._bid = self._bid, None
+            if bid is not None:
+                bid.stop()
         elif self._bid is None or self._bid.ended.is_open:
             self._bid = _bid(self._lock)
 
     def _bids_now(self, bidder: Leader | None) -> None:
         self._bidder = bidder
         self.consider()
-
-    def _withdraw(self) -> None:
-        bid, self._bid = self._bid, None
-        if bid is not None:
-            bid.stop()
 
 
 def _bid(lock: Lock) -> Part:
@@ -315,11 +340,10 @@ def until_over(part: Part, reign: Reign, timeout: float | None) -> Generator[flo
 
 
 def _until(part: Part, gate: Gate, timeout: float | None) -> Generator[float | None, None, bool]:
-    hub = part.manifesto.lock._hub
-    clock = hub.clock if hub is not None else None
-    until = None if timeout is None or clock is None else clock().wait + timeout
+    clock = part.clock
+    until = None if timeout is None else clock().wait + timeout
     while not gate.is_open:
-        waits = [] if until is None or clock is None else [until - clock().wait]
+        waits = [] if until is None else [until - clock().wait]
         reign = part.reign
         if reign is not None and reign.working:
             if reign.lease.lost:
