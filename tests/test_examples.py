@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Generator
@@ -142,6 +143,43 @@ def test_fencing_token() -> None:
         r"token (\d+): 100 written\ntoken (\d+): 90, late, refused\ntoken (\d+): 150 written\n", told
     ).groups()  # type: ignore[union-attr] # no match is a failure all the same
     assert first == late and int(second) > int(first)
+
+
+def test_figure_10_2() -> None:
+    """S2: R1 arrives in a later tenure of its sender; the seal refuses it, and the highest token may not."""
+    told = run("figure_10_2.py")
+    scenes = re.split(
+        r"^shard-2 (?:writes before it crashes|crashes before it writes anything):$", told, flags=re.M
+    )
+    assert len(scenes) == 3
+    sequence = (
+        "holds the lock with token", "is stopped", "has taken over", "sends R2", "is killed",
+        "goes on: held is False", "holds the lock again", "delivers R1",
+        "sends R3: carried out, by every check",
+    )  # fmt: skip
+    for scene, steps, fooled in (
+        (scenes[1], sequence, {"the owner's name"}),
+        (scenes[2], (*sequence[:3], *sequence[4:]), {"the owner's name", "highest token seen"}),
+    ):
+        lines = re.findall(r"^ +(\d+\.\d+) s  \S+ +(.*)$", scene, re.MULTILINE)
+        assert [step for step, (_, what) in zip(steps, lines, strict=True) if not what.startswith(step)] == []
+        assert [float(at) for at, _ in lines] == sorted(float(at) for at, _ in lines)
+        tokens = [int(token) for token in re.findall(r"(?:lock|over|again,) with token (\d+)", scene)][:3]
+        assert tokens == sorted(set(tokens)) and f"ago with token {tokens[0]}\n" in scene
+        assert float(re.findall(r"sent (\d\.\d) s ago", scene)[0]) >= 1.0
+        verdicts = re.findall(r"^ {20}(\w.*?)  +(CARRIED OUT|refused: token \d+ is .*)$", scene, re.MULTILINE)
+        assert len(verdicts) == 5 and {check for check, how in verdicts if how == "CARRIED OUT"} == fooled
+    assert told.endswith("All as told.\n")
+
+
+def test_figure_10_2_can_fail() -> None:
+    """Where R1 is let through by a check that was not expected to, the play says so."""
+    play = runpy.run_path(str(EXAMPLES / "figure_10_2.py"))
+    verdicts = dict.fromkeys(play["CHECKS"], "refused") | {play["OWNER"]: ""}
+    assert play["judge"](verdicts, verdicts | {play["HIGHEST"]: ""}) == 0
+    for check in (play["SEALED"], play["ASKED"], play["GUARDED"]):
+        with pytest.raises(play["Failed"]):
+            play["judge"](verdicts, verdicts | {play["HIGHEST"]: "", check: ""})
 
 
 def test_watch_the_lease() -> None:

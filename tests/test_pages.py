@@ -19,6 +19,7 @@ HEADINGS = [
     "Connect",
     "What is written where, and how to look at it",
     "Token",
+    "Guarded keys",
     "Failover",
     "Permissions",
     "Limits",
