@@ -136,7 +136,8 @@ class Leadership:
         self._leader: Leader | None = None  # as far as was heard
         self._settled = False  # somebody is known to lead, or was since it began
         self._gives_up = False
-        self._error: BaseException | None = None  # why it takes part no more, until somebody was told
+        self._error: BaseException | None = None  # why it takes part no more
+        self._told_error = False
 
     # ---- calls -----------------------------------------------------------------------------------
 
@@ -155,10 +156,11 @@ class Leadership:
         until = None if patience is None else system_clock().wait + patience
         self._bells.append(ring)
         try:
-            while not self._admit(call):
+            self._take_part()
+            while not self._admit(call) and self.takes_part:
                 self._refuse_to_wait_inside(call, waits)
                 left = None if until is None else until - system_clock().wait
-                if _exiting or (left is not None and left <= 0) or (self._settled and not waits):
+                if (left is not None and left <= 0) or (self._settled and not waits):
                     break
                 yield left
         finally:
@@ -166,14 +168,23 @@ class Leadership:
         if call.lease is None and otherwise.mode != "skip":
             raise self.not_leader(otherwise.timeout if waits else None)
 
-    def _admit(self, call: Call) -> bool:
-        """Let a call run if this process leads; see to it that it takes part."""
+    def _take_part(self) -> None:
         with self._mutex:
-            error, self._error = self._error, None
-            if error is not None:
-                raise error
+            self._raise_error(again=False)
             if self._thread is None and not _exiting:
                 self._begin()
+
+    def _raise_error(self, *, again: bool) -> None:
+        """Why it takes part no more: for every call that waited for it, or else for the next one."""
+        error = self._error
+        if error is not None and (again or not self._told_error):
+            self._told_error = True
+            raise error
+
+    def _admit(self, call: Call) -> bool:
+        """Let a call run if this process leads."""
+        with self._mutex:
+            self._raise_error(again=True)
             lease = self._lease
             if lease is None or lease.ending:
                 return False
@@ -217,6 +228,7 @@ class Leadership:
         self._refuse_a_rival()
         thread = threading.Thread(target=self._run, name=f"leases-leader-{self.name}", daemon=True)
         self._settled, self._gives_up, self._leader, self._thread = False, False, None, thread
+        self._error, self._told_error = None, False
         try:
             thread.start()
         except BaseException:

@@ -2,126 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import inspect
-import threading
-from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from callers import Colour, Gate, begin, leadership_of, led_by, stubborn
+from callers import colour_ as colour_
+from callers import plain_ as plain_
+from callers import store_ as store_
 from hands import PATIENCE
-from leases import ConfigurationError, LeaseLost, NotLeader, Store, leader_only, leadership
+from leases import LeaseLost, NotLeader, Store, leadership
 from leases.errors import StoreDenied
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
-from stubborn import SHORT, Stubborn, another_process, break_, fresh_url, store_on, until
-
-
-class Colour:
-    """Decorates and calls functions of one colour."""
-
-    def __init__(self, *, awaits: bool) -> None:
-        self.awaits = awaits
-        self.made: list[Any] = []
-
-    def make(self, body: Callable[..., Any] = lambda *_: "ran", name: str = "job", **options: Any) -> Any:
-        """A function under `leader_only` which calls another."""
-
-        def function(*args: Any) -> Any:
-            return body(*args)
-
-        async def coroutine_function(*args: Any) -> Any:
-            await asyncio.sleep(0)
-            return body(*args)
-
-        led = leader_only(name, **options)(coroutine_function if self.awaits else function)
-        self.made.append(led)
-        return led
-
-    def call(self, led: Any, *args: Any) -> Any:
-        """Call it, and await what it returns."""
-        return asyncio.run(led(*args)) if self.awaits else led(*args)
-
-    def resign(self, led: Any, timeout: float | None = None) -> bool:
-        """Give up what it leads."""
-        done: bool = asyncio.run(led.resign_async(timeout)) if self.awaits else led.resign(timeout)
-        return done
-
-    def begin(self, led: Any, *args: Any) -> Future[Any]:
-        """Call it in a thread of its own."""
-        return begin(self.call, led, *args)
-
-    def close(self) -> None:
-        for led in self.made:
-            assert led.resign(PATIENCE), "it takes part for ever"
-
-
-def begin(function: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Call something in a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*args))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-@pytest.fixture(params=[False, True], ids=["function", "coroutine"])
-def colour(request: pytest.FixtureRequest, store: Store) -> Iterator[Colour]:
-    made = Colour(awaits=request.param)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def plain(store: Store) -> Iterator[Colour]:
-    made = Colour(awaits=False)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    made = store_on(Stubborn())
-    yield made
-    made.hub.close()
-
-
-def stubborn(store: Store) -> Stubborn:
-    backend = store.hub.backend
-    assert isinstance(backend, Stubborn)
-    return backend
-
-
-@contextmanager
-def led_by(store: Store, holder: str = "another", name: str = "job") -> Generator[None]:
-    """Somebody else leads."""
-    with another_process(store) as other, other.lock(name, holder=holder):
-        yield
-
-
-class Gate:
-    """A body that says that it has begun, and goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.began, self.go_on = threading.Event(), threading.Event()
-
-    def __call__(self) -> str:
-        self.began.set()
-        assert self.go_on.wait(PATIENCE)
-        return "ran"
-
-    def await_begin(self) -> None:
-        assert self.began.wait(PATIENCE), "it did not begin"
-
+from stubborn import SHORT, break_, store_on, until
 
 # ---- who runs ----------------------------------------------------------------------------------------
 
@@ -236,6 +131,26 @@ def test_resign_waits_for_the_call(colour: Colour, store: Store) -> None:
     assert not store.status("job").held
 
 
+def test_resign_comes_before_the_campaign(
+    colour: Colour, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told so between the start of its thread and the first step in there, it takes no part."""
+    gate, begin_ = Gate(), leadership._Candidate._begin
+
+    def late(elector: Any, part: Any) -> None:
+        gate()
+        begin_(elector, part)
+
+    monkeypatch.setattr(leadership._Candidate, "_begin", late)
+    led = colour.make(store=store)
+    call = colour.begin(led)
+    gate.await_begin()
+    assert not colour.resign(led, 0.01)
+    gate.go_on.set()
+    assert call.result(PATIENCE) is None
+    assert not led.elector.is_leader and not store.status("job").held
+
+
 def test_resign_waits_no_longer_than_it_may(colour: Colour, store: Store) -> None:
     """False when the time is over; it goes on in the background, and begins no call meanwhile."""
     gate = Gate()
@@ -324,6 +239,24 @@ def test_check_refuses_after_the_loss(colour: Colour, store: Store) -> None:
         colour.call(led)
 
 
+def test_on_lost_is_told_of_each_loss(plain: Colour, store: Store) -> None:
+    """Once for each lease, with a call or without, and when it was given up, too."""
+    told: list[tuple[int, str]] = []
+    led = plain.make(
+        lambda: led.lease().token,
+        store=store,
+        ttl=SHORT,
+        on_lost=lambda lease, loss: told.append((lease.token, loss.reason)),
+    )
+    first = led()
+    break_(store, "job")
+    until(lambda: told)
+    until(lambda: led.is_leader)
+    second = led()
+    assert led.resign(PATIENCE)
+    assert told == [(first, "broken"), (second, "released")]
+
+
 def test_work_that_may_be_done_twice_goes_on(plain: Colour, store: Store) -> None:
     """Under at-least-once a lease that ran out is no error at the end of the call."""
 
@@ -401,130 +334,31 @@ def test_a_store_that_refuses_is_told_of(colour: Colour, store: Store) -> None:
     assert colour.call(led) == "ran"
 
 
-# ---- several functions -------------------------------------------------------------------------------
+def test_all_that_wait_are_told_that_the_store_refuses(colour: Colour, store: Store) -> None:
+    """And not only the first of them."""
+    gate = Gate()
+
+    def denied(kind: str, name: str) -> None:
+        gate()
+        raise StoreDenied("no such user; log in")
+
+    stubborn(store).before = denied
+    led = colour.make(store=store, otherwise="wait")
+    calls = [colour.begin(led) for _ in range(2)]
+    gate.await_begin()
+    until(lambda: len(leadership_of(led)._bells) == 2)
+    gate.go_on.set()
+    for call in calls:
+        with pytest.raises(StoreDenied):
+            call.result(PATIENCE)
 
 
-def test_functions_of_one_name_share_the_lead(colour: Colour, store: Store) -> None:
-    """One elector for both, and one lease."""
-    one = colour.make(lambda: one.lease().token, store=store)
-    two = colour.make(lambda: two.lease().token, store=store, otherwise="raise")
-    assert one.elector is two.elector
-    assert colour.call(one) == colour.call(two)
-
-
-def test_functions_of_two_names_lead_apart(plain: Colour, store: Store) -> None:
-    """A process may lead the one and not the other."""
-    one, two = plain.make(store=store), plain.make(name="other", store=store)
+def test_who_waits_does_not_take_part_again(colour: Colour, store: Store) -> None:
+    """When this process has resigned, a call that waited is told so; the next one takes part again."""
+    led = colour.make(store=store, otherwise="wait")
     with led_by(store):
-        assert (one(), two()) == (None, "ran")
-
-
-def test_different_options_for_one_name_are_refused(plain: Colour, store: Store) -> None:
-    """Which of the two would it be?"""
-    plain.make(store=store, ttl=5)
-    with pytest.raises(ConfigurationError, match="ttl=5, this one with ttl=6; give them the same"):
-        plain.make(store=store, ttl=6)
-
-
-def test_one_store_named_in_two_ways_is_refused(plain: Colour, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two candidates of one process: one of them would never lead, in silence."""
-    url = fresh_url()
-    monkeypatch.setenv("LEASES_URL", url)
-    one, two = plain.make(), plain.make(store=url)
-    assert one() == "ran"
-    with pytest.raises(ConfigurationError, match="name it alike in both"):
-        two()
-
-
-def test_a_name_is_free_again_when_its_functions_have_gone(plain: Colour, store: Store) -> None:
-    """Options are compared with functions that are there."""
-    plain.make(store=store, ttl=5)
-    plain.made.clear()
-    gc.collect()
-    plain.make(store=store, ttl=6)
-
-
-# ---- what is decorated -------------------------------------------------------------------------------
-
-
-def test_it_looks_like_the_function(colour: Colour, store: Store) -> None:
-    """Name, module and colour are those of the function, for schedulers that look at them."""
-    led = colour.make(store=store)
-    assert led.__name__ == ("coroutine_function" if colour.awaits else "function")
-    assert led.__module__ == __name__
-    assert inspect.iscoroutinefunction(led) is colour.awaits
-    assert repr(led.is_leader) == '<does not lead "job">'
-    assert inspect.isfunction(led)
-
-
-def test_methods(store: Store) -> None:
-    """A method gets its object, a class method its class."""
-
-    class Job:
-        @leader_only("job", store=store)
-        def run(self) -> str:
-            return type(self).__name__
-
-        @classmethod
-        @leader_only("job", store=store)
-        def run_class(cls) -> str:
-            return cls.__name__
-
-    job: Any = Job  # Type checkers differ on what a class method makes of what is no function to them.
-    assert Job().run() == job.run_class() == "Job"
-    assert Job.run.resign(PATIENCE)
-
-
-@pytest.mark.parametrize("options", [
-    {"otherwise": "ignore"}, {"default": 1, "otherwise": "wait"}, {"default": 1, "otherwise": "raise"},
-    {"timeout": 1}, {"timeout": -1, "otherwise": "wait"}, {"timeout": 1, "otherwise": "raise"},
-    {"ttl": 0}, {"ttl": 5, "on_lost": "explode"}, {"store": "nowhere"}, {"store": object()},
-    {"store": {}}, {"name": ""}, {"name": 5}, {"name": []}, {"terms": 5}, {"stop_within": 100},
-    {"semantics": "at-least-once", "on_lost": "exit"}, {"on_lost": "cancel"},
-], ids=str)  # fmt: skip
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
-    """When the function is decorated, and not when it is called."""
-    options = {"name": "job", "store": fresh_url(), **options}
-    with pytest.raises(ConfigurationError):
-        leader_only(options.pop("name"), **options)(lambda: None)
-
-
-def test_an_option_that_is_none_is_refused() -> None:
-    """As Python does it."""
-    with pytest.raises(TypeError, match="'tll'"):
-        leader_only("job", tll=5)  # type: ignore[call-overload]
-
-
-def test_without_a_name_it_says_what_to_write() -> None:
-    """The function itself is taken for the name then."""
-    with pytest.raises(ConfigurationError, match='write @leader_only\\("nightly"\\)'):
-        leader_only(lambda: None)  # type: ignore[call-overload]
-
-
-def test_generator_functions_are_refused() -> None:
-    """Their body would run when the call has ended long since."""
-
-    def rows() -> Iterator[int]:
-        yield 1
-
-    async def rows_async() -> Any:
-        yield 1
-
-    for function in rows, rows_async:
-        with pytest.raises(ConfigurationError, match=r"rows.*a generator function"):
-            leader_only("job")(function)
-
-
-def test_what_is_no_function_is_refused() -> None:
-    """A class method has to be made last."""
-    with pytest.raises(ConfigurationError, match="put @classmethod above"):
-        leader_only("job")(classmethod(lambda cls: None))  # type: ignore[call-overload]
-
-
-def test_lease_outside_of_a_call(plain: Colour, store: Store) -> None:
-    """The one under which this process leads, or NotLeader."""
-    led = plain.make(store=store)
-    with pytest.raises(NotLeader):
-        led.lease()
-    led()
-    assert led.lease().held
+        call = colour.begin(led)
+        until(lambda: led.elector.leader() is not None and leadership_of(led)._bells)
+        assert colour.resign(led, PATIENCE)
+        with pytest.raises(NotLeader):
+            call.result(PATIENCE)
