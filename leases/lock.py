@@ -266,29 +266,7 @@ class Lock:
         Raises:
             ConfigurationError: a generator function, whose body would run after the call, without the lock.
         """
-        from functools import wraps
-
-        if isgeneratorfunction(function) or isasyncgenfunction(function):
-            raise ConfigurationError(
-                f'lock "{self.name}" cannot decorate {function.__qualname__}, a generator function: its body '
-                "would run without the lock; put `with lock:` into the body"
-            )
-
-        if iscoroutinefunction(function):
-
-            @wraps(function)
-            async def locked_async(*args: Any, **kwargs: Any) -> Any:
-                async with self:
-                    return await function(*args, **kwargs)
-
-            return cast(F, locked_async)
-
-        @wraps(function)
-        def locked(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return cast(F, locked)
+        return under(self, f'lock "{self.name}"', function)
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -401,6 +379,37 @@ class Lock:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a lock belongs to this process; make Lock("{self.name}") anew in the other one')
+
+
+def under(lock: Any, what: str, function: F) -> F:
+    """The function, or coroutine function, each call of which is a body of a context manager of both colours.
+
+    Raises:
+        ConfigurationError: a generator function.
+    """
+    from functools import wraps
+
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{what} cannot decorate {function.__qualname__}, a generator function: its body "
+            "would run without the lock; put `with lock:` into the body"
+        )
+
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def locked_async(*args: Any, **kwargs: Any) -> Any:
+            async with lock:
+                return await function(*args, **kwargs)
+
+        return cast(F, locked_async)
+
+    @wraps(function)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return function(*args, **kwargs)
+
+    return cast(F, locked)
 
 
 def check_fences(fences: Sequence[Fence]) -> tuple[Fence, ...]:

@@ -39,6 +39,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.endings",),
     ("leases.lease",),
     ("leases.lock",),
+    ("leases.multilease",),
     ("leases.semaphore", "leases.multilock", "leases.upkeep", "leases.fencing.*"),
     ("leases.health", "leases.observer"),
     ("leases.herald", "leases.progress"),
