@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from leases.leader import leader_only
     from leases.lease import Lease
     from leases.lock import Lock
+    from leases.multilease import MultiLease
+    from leases.multilock import MultiLock
     from leases.observer import Leader
     from leases.semaphore import Semaphore, SlotLease
     from leases.store import Status, Store, connect
@@ -55,6 +57,8 @@ __all__ = [
     "LeasesError",
     "Lock",
     "MalformedToken",
+    "MultiLease",
+    "MultiLock",
     "NotCurrent",
     "NotLeader",
     "Pruned",
@@ -84,6 +88,8 @@ _WHERE = {
     "Leader": "leases.observer",
     "Lease": "leases.lease",
     "Lock": "leases.lock",
+    "MultiLease": "leases.multilease",
+    "MultiLock": "leases.multilock",
     "Pruned": "leases.upkeep",
     "Semaphore": "leases.semaphore",
     "SlotLease": "leases.semaphore",

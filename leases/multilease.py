@@ -33,16 +33,15 @@ class MultiLease:
     """
 
     __slots__ = (
-        "__weakref__", "_asked_to_stop", "_bells", "_manner", "_mutex", "_on_end", "_places", "_release_began",
-        "_stopper", "_told", "leases",
+        "__weakref__", "_asked_to_stop", "_bells", "_manner", "_mutex", "_on_end", "_places",
+        "_release_began", "_stopper", "_told", "leases",
     )  # fmt: skip
 
     def __init__(
         self, places: Mapping[Lock, Place], manner: Manner | None, on_end: Callable[[MultiLease], None]
     ) -> None:
-        self._places = {
-            lock: (place, place.lease) for lock, place in places.items() if place.lease is not None
-        }
+        held = [(lock, place, place.lease) for lock, place in places.items()]
+        self._places = {lock: (place, lease) for lock, place, lease in held if lease is not None}
         self.leases = tuple([lease for _, lease in self._places.values()])
         self._manner, self._on_end = manner, on_end
         self._bells: list[Callable[[], object]] = []

@@ -226,7 +226,8 @@ class MultiLock:
             for place, lease in attempt.taken[::-1]:
                 with suppress(Exception):  # What went wrong first is what is told.
                     lease._release(place)
-            raise attempt.whole(error) from error
+            attempt.tell(error)
+            raise
 
     async def _acquire_async(self, attempt: _Attempt, timeout: Timeout | Default) -> MultiLease:
         from leases import aio
@@ -245,7 +246,8 @@ class MultiLock:
             for place, lease in attempt.taken[::-1]:
                 with suppress(Exception):
                     await lease._release_async(place)
-            raise attempt.whole(error) from error
+            attempt.tell(error)
+            raise
 
     def _ordered(self) -> list[Lock]:
         """The order in which everybody acquires."""
@@ -302,11 +304,10 @@ class _Attempt:
         """What was acquired so far."""
         return [(place, place.lease) for place in self.places.values() if place.lease is not None]
 
-    def whole(self, error: Exception) -> Exception:
-        """An error of one of them, as one of all: it names the seconds that all had together."""
-        if not isinstance(error, AcquireTimeout) or self.timeout is None:
-            return error
-        return AcquireTimeout(error.name, self.timeout, error.holder, error.remaining)
+    def tell(self, error: Exception) -> None:
+        """Raise an error of one of them as one of all, with the seconds that all had together."""
+        if isinstance(error, AcquireTimeout) and self.timeout is not None:
+            raise AcquireTimeout(error.name, self.timeout, error.holder, error.remaining) from error
 
     def steps(self, bell: Ringing, timeout: Timeout | Default) -> Generator[Step, None, None]:
         """What to acquire next, by which place, and in how many seconds; until all are held at once."""
