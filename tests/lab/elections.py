@@ -225,8 +225,8 @@ class Election:
         self.denied += not done
         if heir is None or seen is None or not done:
             return
-        kept = any(blow.pid == heir.pid and blow.until > began for blow in self.blows)
-        if not kept and seen.pid != heir.pid:
+        # Should the heir be kept from it, the others leave it to the heir for a ttl all the same.
+        if seen.pid != heir.pid and seen.at < began + self.ttl:
             self.late.append(f"{self.name}: transferred to {heir.who} at {began}, and {seen.who} led")
 
     def _thaw(self) -> None:
