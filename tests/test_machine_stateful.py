@@ -6,6 +6,7 @@ had succeeded. From that alone it says who may believe.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -35,6 +36,7 @@ class Notes:
     over: set[str] = field(default_factory=set)  # claims that were lost or released
     working: str | None = None  # the claim that reported success, and whose work has not stopped
     stands_back: bool = False
+    until: float = math.inf  # from when on, by its clock, its lease is to be renewed no more
 
     def leaves(self, claim: Claim, at: float) -> None:
         """A write is sent."""
@@ -62,6 +64,8 @@ class Noted(Side):
             if isinstance(request, Swap) and request.claim is not None and request.claim.held:
                 assert not (self.notes.stands_back and self.phase == "seeking"), "it claims, standing back"
                 self.notes.leaves(request.claim, self.hold)
+                renews = request.seen.claim is not None and request.seen.claim.id == request.claim.id
+                assert not renews or self.hold < self.notes.until, "it renews what is to run out"
         return requests
 
 
@@ -100,7 +104,7 @@ class Contenders(RuleBasedStateMachine):
             old = notes.side
             notes.side = Noted(self.store, old.machine.holder, TERMS, at=old.hold, seed=self.turn)
             notes.side.wait, notes.side.notes, notes.replies = old.wait, notes, []
-            notes.stands_back = False
+            notes.stands_back, notes.until = False, math.inf
         if notes.side.phase == "idle":
             notes.side.start()
 
@@ -124,6 +128,14 @@ class Contenders(RuleBasedStateMachine):
         if notes.stands_back:
             notes.side.machine.go_ahead(notes.side.now)
             notes.stands_back = False
+
+    @rule(who=st.sampled_from([0, 1]), seconds=st.sampled_from([0.0, 1.0, 3.0, math.inf]))
+    def its_lease_is_to_run_out(self, who: int, seconds: float) -> None:
+        """From then on; or it is renewed after all."""
+        notes = self.all[who]
+        if notes.working is not None and notes.side.held:
+            notes.until = notes.side.hold + seconds
+            notes.side.machine.renew_until(notes.side.now, notes.until)
 
     @rule(who=st.sampled_from([0, 1]), which=st.integers(0, 3), again=st.booleans())
     def a_request_lands(self, who: int, which: int, again: bool) -> None:
