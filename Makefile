@@ -50,7 +50,8 @@ test-docker: venv  ## the same in containers: official images, or what is built 
 	PYTHONPATH=tests $(BIN)/python -m servers.engine -- $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
 
 faults: check servers  ## real servers cut off, frozen, killed and crowded for longer than `make test` does: half an hour
-	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py $(PYTEST_ARGS)
+	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py \
+		tests/test_watchdog.py $(PYTEST_ARGS)
 
 others: $(OTHERS:%=python-%)  ## the quick part of the suite on the other Pythons found here
 

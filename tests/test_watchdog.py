@@ -187,7 +187,8 @@ def test_healthy_lease_is_let_alone_under_load(site: Site, guardian: bool) -> No
     """
     with watched(site.url, "orders", guardian=guardian) as remote, burning(3):
         remote("spin")
-        first, end = remote("look")["deadline"], time.monotonic() + (60 if LONG else 3)
+        told = remote("look")
+        first, end = told["deadline"], time.monotonic() + (60 if LONG else 3)
         while time.monotonic() < end:
             time.sleep(0.1)
             told = remote("look")
@@ -297,7 +298,8 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def lock_on(store: Store, **options: Any) -> Lock:
-    return Lock("job", store=store, **{"on_lost": "kill", **options})
+    given: dict[str, Any] = {"on_lost": "kill", **options}
+    return Lock("job", store=store, **given)
 
 
 def test_it_is_set_before_the_acquisition_is_reported(timers: list[Recorder]) -> None:
