@@ -117,7 +117,7 @@ class MultiLease:
     @property
     def ending(self) -> Ending:
         """Whether the work is to stop: one is lost, or to stop under one of them, or it was asked to."""
-        return _AnyEnding(cast(Lease, self))
+        return AnyEnding(cast(Lease, self))
 
     def check(self) -> None:
         """Return if all stand at this instant, and the work may begin another step.
@@ -304,7 +304,7 @@ class MultiLease:
         raise TypeError("a lease belongs to this process; pass lease.tokens, or acquire in the other process")
 
 
-class _AnyEnding(Ending):
+class AnyEnding(Ending):
     """True once the work is to stop under any of the leases."""
 
     __slots__ = ()
