@@ -230,13 +230,17 @@ def _guard(leadership: Leadership, function: Callable[..., Any], otherwise: Othe
                 bell.wait(left)
             if call.lease is None:
                 return otherwise.default
-            call.begin(awaited=False)
-            result = function(*args, **kwargs)
-        except BaseException as error:
-            call.leave(error)
+            try:
+                call.begin(awaited=False)
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                call.leave(error)
+                raise
+            call.leave(None)
+            return result
+        except BaseException:  # Ctrl-C at any instruction may have kept it from leaving.
+            call.abandon()
             raise
-        call.leave(None)
-        return result
 
     return led
 
@@ -255,13 +259,17 @@ def _guard_async(
                 await bell.wait(left)
             if call.lease is None:
                 return otherwise.default
-            call.begin(awaited=True)
-            result = await function(*args, **kwargs)
-        except BaseException as error:
-            await call.leave_async(error)
+            try:
+                call.begin(awaited=True)
+                result = await function(*args, **kwargs)
+            except BaseException as error:
+                await call.leave_async(error)
+                raise
+            await call.leave_async(None)
+            return result
+        except BaseException:
+            call.abandon()
             raise
-        await call.leave_async(None)
-        return result
 
     return led_async
 
@@ -270,10 +278,10 @@ async def resign_async(leadership: Leadership, timeout: Timeout = None) -> bool:
     """Give up leadership, awaited; whether it is done."""
     from leases import aio
 
-    bell = aio.Bell()
-    for left in leadership.resigning(timeout, bell.ring):
+    bell, thread = aio.Bell(), leadership.thread
+    for left in leadership.resigning(thread, timeout, bell.ring):
         await bell.wait(left)
-    return not leadership.takes_part
+    return thread is None or leadership.thread is not thread
 
 
 # ---- one for each name and store ---------------------------------------------------------------------

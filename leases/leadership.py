@@ -4,13 +4,17 @@ So what holds for all work holds for the calls: they are told when they are to s
 when the last of them has ended, and where one does not end it runs out.
 """
 
+# pyright: reportPrivateUsage=false
+# It waits for the end of a lease, and for the instant at which its work is to stop, whichever comes first.
+
 from __future__ import annotations
 
 import atexit
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
@@ -18,7 +22,8 @@ from leases import threads
 from leases.clock import system_clock
 from leases.elector import Elector
 from leases.endings import Manner
-from leases.errors import ConfigurationError, LeaseLost, NotLeader
+from leases.errors import ConfigurationError, LeaseLost, NotLeader, StoreUnavailable
+from leases.keeper import report
 from leases.lease import Grip, Lease, Timeout, check_timeout
 from leases.registry import store_url
 from leases.terms import Terms
@@ -45,14 +50,15 @@ class Otherwise(NamedTuple):
 class Call(Grip):
     """One call, from the question whether it may run until it has ended."""
 
-    __slots__ = ("_stopper", "_token", "leadership", "outer")
+    __slots__ = ("_stopped", "_stopper", "_token", "leadership", "outer")
 
     def __init__(self, leadership: Leadership) -> None:
         super().__init__()
         self.leadership = leadership
         self.outer = _current.get()
-        self._token: Any = None
+        self._token: Token[Call | None] | None = None
         self._stopper: Stopper | None = None
+        self._stopped = False
 
     def begin(self, *, awaited: bool) -> None:
         """The function is called next."""
@@ -66,16 +72,17 @@ class Call(Grip):
             self._stopper.entered()
 
     def stop(self, loss: LeaseLost) -> None:
-        """The lease is over: end the call as was agreed."""
-        if self._stopper is not None:
+        """The lease is over: end the call as was agreed, once."""
+        if self._stopper is not None and not self._stopped:
+            self._stopped = True
             self._stopper.stop(loss, None, _start)
 
     def leave(self, error: BaseException | None) -> None:
         """The function has ended: raise the loss that it ran into, if any."""
+        assert self.lease is not None, "a call runs under a lease"
         loss = self._ended(error)
         try:
-            if self.lease is not None:
-                self.lease.leave(self, error if loss is None else loss)
+            self.lease.leave(self, error if loss is None else loss)
         finally:
             self.leadership.left(self)
         if loss is not None:
@@ -83,18 +90,27 @@ class Call(Grip):
 
     async def leave_async(self, error: BaseException | None) -> None:
         """`leave`, awaited."""
+        assert self.lease is not None, "a call runs under a lease"
         loss = self._ended(error)
         try:
-            if self.lease is not None:
-                await self.lease.leave_async(self, error if loss is None else loss)
+            await self.lease.leave_async(self, error if loss is None else loss)
         finally:
             self.leadership.left(self)
         if loss is not None:
             raise loss from error
 
+    def abandon(self) -> None:
+        """Leave nothing behind, wherever it was interrupted; harmless where it has left already."""
+        self._ended(None)
+        if self.lease is not None and not self.ended:
+            self.lease.abandon(self)
+        self.leadership.left(self)
+
     def _ended(self, error: BaseException | None) -> LeaseLost | None:
-        if self._token is not None:
-            _current.reset(self._token)
+        token, self._token = self._token, None
+        if token is not None:
+            with suppress(ValueError):  # A coroutine that is thrown away ends in a context of others.
+                _current.reset(token)
         if self._stopper is None:
             return None
         try:
@@ -129,7 +145,7 @@ class Leadership:
     def forget(self) -> None:
         """Nothing runs and nobody waits: at first, and in the child of a fork."""
         self._mutex = threading.Lock()
-        self._thread: threading.Thread | None = None  # while this process takes part
+        self.thread: threading.Thread | None = None  # while this process takes part
         self._lease: Lease | None = None  # while calls may begin under it
         self._calls: set[Call] = set()
         self._bells: list[Callable[[], object]] = []
@@ -157,7 +173,7 @@ class Leadership:
         self._bells.append(ring)
         try:
             self._take_part()
-            while not self._admit(call) and self.takes_part:
+            while not self._admit(call) and self.thread is not None:
                 self._refuse_to_wait_inside(call, waits)
                 left = None if until is None else until - system_clock().wait
                 if (left is not None and left <= 0) or (self._settled and not waits):
@@ -171,7 +187,7 @@ class Leadership:
     def _take_part(self) -> None:
         with self._mutex:
             self._raise_error(again=False)
-            if self._thread is None and not _exiting:
+            if self.thread is None and not _exiting:
                 self._begin()
 
     def _raise_error(self, *, again: bool) -> None:
@@ -227,12 +243,12 @@ class Leadership:
     def _begin(self) -> None:
         self._refuse_a_rival()
         thread = threading.Thread(target=self._run, name=f"leases-leader-{self.name}", daemon=True)
-        self._settled, self._gives_up, self._leader, self._thread = False, False, None, thread
+        self._settled, self._gives_up, self._leader, self.thread = False, False, None, thread
         self._error, self._told_error = None, False
         try:
             thread.start()
         except BaseException:
-            self._thread = None
+            self.thread = None
             raise
         _mind_the_exit()
 
@@ -240,7 +256,7 @@ class Leadership:
         """Two candidates of one process for one lock: one of them would never lead, in silence."""
         store = self.options["store"]
         for other in list(_all):
-            rivals = other is not self and other.name == self.name and other.takes_part
+            rivals = other is not self and other.name == self.name and other.thread is not None
             if rivals and _is_one_store(store, other.options["store"]):
                 raise ConfigurationError(
                     f'two functions are leader_only("{self.name}") in one store that they name differently, '
@@ -255,18 +271,26 @@ class Leadership:
             error = raised
         finally:
             with self._mutex:
-                self._thread, self._error = None, error
+                self.thread, self._error = None, error
+            if error is not None and not self._bells:
+                report(
+                    "%r takes part no more; the next call raises this, and the one after it tries anew",
+                    self,
+                    error,
+                )
             self._ring()
 
     def _lead(self, lease: Lease) -> None:
         """The work of the elector: the calls, until they are to stop and the last of them has ended."""
         bell = threads.Bell()
+        lease._bells.append(bell.ring)
         with self._mutex:
             self._lease, self._settled = lease, True
             self._bells.append(bell.ring)
         self._ring()
         try:
-            lease.ending.wait()
+            while not (lease.ending or lease.lost):
+                bell.wait(min(lease.ending._left(), lease.remaining))
         finally:
             with self._mutex:
                 self._lease = None
@@ -276,6 +300,7 @@ class Leadership:
                 call.stop(_loss_of(lease))
             bell.wait(None if over else lease.remaining)
         self._bells.remove(bell.ring)
+        lease._bells.remove(bell.ring)
 
     def _heard(self, leader: Leader | None) -> None:
         with self._mutex:
@@ -290,8 +315,15 @@ class Leadership:
 
     # ---- giving up -------------------------------------------------------------------------------
 
-    def resigning(self, timeout: Timeout, ring: Callable[[], object]) -> Generator[float | None, None, None]:
+    def resigning(
+        self, thread: object, timeout: Timeout, ring: Callable[[], object]
+    ) -> Generator[float | None, None, None]:
         """Tell the calls that run to stop, and wait until they have and the lease is released.
+
+        Args:
+            thread: in which this process takes part; a call that comes later may begin another.
+            timeout: seconds to wait.
+            ring: wakes who runs this.
 
         Raises:
             RuntimeError: in one of these calls, which would wait for itself.
@@ -307,7 +339,7 @@ class Leadership:
         self._bells.append(ring)
         try:
             self.give_up()
-            while self.takes_part:
+            while thread is not None and self.thread is thread:
                 left = None if until is None else until - system_clock().wait
                 if left is not None and left <= 0:
                     break
@@ -325,10 +357,8 @@ class Leadership:
         """Whether it was told to, since it takes part."""
         return self._gives_up
 
-    @property
-    def takes_part(self) -> bool:
-        """Whether this process leads or would if it could."""
-        return self._thread is not None
+    def __repr__(self) -> str:
+        return f'<leader_only "{self.name}">'
 
 
 class _Candidate(Elector):
@@ -346,16 +376,28 @@ class _Candidate(Elector):
 
 def resign(leadership: Leadership, timeout: Timeout = None) -> bool:
     """Give up leadership, in a thread; whether it is done."""
-    bell = threads.Bell()
-    for left in leadership.resigning(timeout, bell.ring):
+    bell, thread = threads.Bell(), leadership.thread
+    for left in leadership.resigning(thread, timeout, bell.ring):
         bell.wait(left)
-    return not leadership.takes_part
+    return thread is None or leadership.thread is not thread
 
 
 def _is_one_store(one: Any, other: Any) -> bool:
-    urls = [store_url(s) if s is None or isinstance(s, str) else s.hub.url for s in (one, other)]
-    connected = [s for s in (one, other) if s is not None and not isinstance(s, str)]
-    return urls[0] == urls[1] if len(connected) < 2 else one.hub is other.hub
+    """Whether both lead to one connection: two URLs, two connected stores, or one of each."""
+    a, b = _place(one), _place(other)
+    if isinstance(a, str) == isinstance(b, str):
+        return a is not None and a == b
+    url, hub = (a, b) if isinstance(a, str) else (b, a)
+    return hub is not None and hub.url == url
+
+
+def _place(store: Any) -> Any:
+    if store is None or isinstance(store, str):
+        return store_url(store)
+    try:
+        return store.hub
+    except StoreUnavailable:  # It was closed.
+        return None
 
 
 def _loss_of(lease: Lease) -> LeaseLost:
@@ -386,7 +428,7 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     until = system_clock().wait + _EXIT_SECONDS
-    them = [leadership for leadership in list(_all) if leadership.takes_part]
+    them = [leadership for leadership in list(_all) if leadership.thread is not None]
     for leadership in them:
         leadership.give_up()
     for leadership in them:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from callers import colour_ as colour_
 from callers import plain_ as plain_
 from callers import store_ as store_
 from hands import PATIENCE
-from leases import ConfigurationError, NotLeader, Store, leader_only
+from leases import ConfigurationError, NotLeader, Store, connect, leader_only
 from stubborn import fresh_url
 
 # ---- several functions -------------------------------------------------------------------------------
@@ -46,10 +47,13 @@ def test_one_store_named_in_two_ways_is_refused(plain: Colour, monkeypatch: pyte
     """Two candidates of one process: one of them would never lead, in silence."""
     url = fresh_url()
     monkeypatch.setenv("LEASES_URL", url)
-    one, two = plain.make(), plain.make(store=url)
-    assert one() == "ran"
-    with pytest.raises(ConfigurationError, match="name it alike in both"):
-        two()
+    with connect(url) as connected:
+        functions = [plain.make(), plain.make(store=url), plain.make(store=connected)]
+        for one, two in itertools.permutations(functions, 2):
+            assert one() == "ran"
+            with pytest.raises(ConfigurationError, match="name it alike in both"):
+                two()
+            assert one.resign(PATIENCE)
 
 
 def test_a_name_is_free_again_when_its_functions_have_gone(plain: Colour, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -165,6 +166,40 @@ def test_resign_waits_no_longer_than_it_may(colour: Colour, store: Store) -> Non
     until(lambda: not store.status("job").held)
 
 
+def test_resign_ends_where_calls_do_not(plain: Colour, store: Store) -> None:
+    """It waits for the end of this part of the process, and not of one that a later call has begun."""
+    over = threading.Event()
+
+    def call_on() -> None:
+        while not over.is_set():
+            led()
+
+    led = plain.make(store=store)
+    led()
+    calling = begin(call_on)
+    assert begin(led.resign).result(PATIENCE) is True
+    over.set()
+    calling.result(PATIENCE)
+
+
+def test_a_call_that_was_cut_off_at_its_end(
+    colour: Colour, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C as it leaves: nobody waits for it all the same, and the lock can be freed."""
+
+    def cut_off(self: object, error: object) -> None:
+        raise KeyboardInterrupt
+
+    led = colour.make(store=store)
+    with monkeypatch.context() as patched:
+        patched.setattr(leadership.Call, "leave", cut_off)
+        patched.setattr(leadership.Call, "leave_async", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            colour.call(led)
+    assert led.is_leader
+    assert colour.resign(led, PATIENCE) and not store.status("job").held
+
+
 def test_resign_in_a_call_is_refused(colour: Colour, store: Store) -> None:
     """It would wait for itself."""
     led = colour.make(lambda: led.resign(1), store=store)
@@ -270,6 +305,11 @@ def test_work_that_may_be_done_twice_goes_on(plain: Colour, store: Store) -> Non
 
     led = plain.make(body, store=store, ttl=SHORT, semantics="at-least-once")
     assert led() is True
+    until(lambda: led.is_leader)
+    stubborn(store).down = True
+    until(lambda: not led.is_leader)  # Between calls, too, it campaigns anew.
+    stubborn(store).down = False
+    until(lambda: led.is_leader)
 
 
 def test_is_leader_reads_the_clock(plain: Colour) -> None:
@@ -332,6 +372,26 @@ def test_a_store_that_refuses_is_told_of(colour: Colour, store: Store) -> None:
         colour.call(led)
     stubborn(store).before = lambda kind, name: None
     assert colour.call(led) == "ran"
+
+
+def test_a_refusal_that_nobody_waits_for_is_logged(
+    plain: Colour, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A standby that can be one no more says so at once, and tells the next call."""
+
+    def denied(kind: str, name: str) -> None:
+        raise StoreDenied("no such user; log in")
+
+    led = plain.make(store=store)
+    with led_by(store):
+        assert led() is None
+        stubborn(store).before = denied
+    until(lambda: caplog.records)
+    assert '<leader_only "job"> takes part no more' in caplog.text
+    with pytest.raises(StoreDenied):
+        led()
+    stubborn(store).before = lambda kind, name: None
+    assert led() == "ran"
 
 
 def test_all_that_wait_are_told_that_the_store_refuses(colour: Colour, store: Store) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hands import PATIENCE
 from leases import LeaseLost, NotLeader, Store, leader_only
+from leases.cancelling import Cancel
 from stubborn import SHORT, another_process, break_, store_on, until
 
 
@@ -126,6 +127,37 @@ def test_cancel_ends_a_call_at_the_loss() -> None:
         assert raised.value.reason == "broken"
         assert isinstance(body.ended, asyncio.CancelledError) and call.cancelling() == 0
         assert await led.resign_async(PATIENCE)
+
+    play(test)
+
+
+def test_a_call_is_stopped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to end, and whatever ends meanwhile."""
+    stops: list[Cancel] = []
+
+    def stop(self: Cancel, *args: Any) -> None:
+        stops.append(self)
+
+    monkeypatch.setattr(Cancel, "stop", stop)
+
+    async def test(store: Store) -> None:
+        bodies = [Body() for _ in range(3)]
+
+        @leader_only("job", store=store, ttl=SHORT, on_lost="cancel")
+        async def led(body: Body) -> str:
+            return await body()
+
+        calls = [asyncio.create_task(led(body)) for body in bodies]
+        for body in bodies:
+            await body.began.wait()
+        await asyncio.to_thread(break_, store, "job")
+        await asyncio.to_thread(until, lambda: len(stops) == 3)
+        for body, call in zip(bodies, calls, strict=True):
+            body.go_on.set()
+            with pytest.raises(LeaseLost):
+                await call
+        assert await led.resign_async(PATIENCE)
+        assert len(set(stops)) == len(stops) == 3
 
     play(test)
 
