@@ -8,7 +8,7 @@ import pytest
 
 from leases.testing import explorer
 from leases.testing.cells import Kind
-from leases.testing.mutants import MUTANTS, modules
+from leases.testing.mutants import MUTANTS, Mutant, modules
 from leases.testing.search import Search
 from leases.testing.small_worlds import DEEP, WORLDS, World
 
@@ -43,6 +43,16 @@ def test_a_renewal_of_what_is_to_run_out_is_found() -> None:
     assert result.faults == ("a renewal is sent although the lease is to run out",)
 
 
+def test_a_claim_of_who_stands_back_is_found() -> None:
+    """A machine that claims although it was told to stand back breaks a rule there."""
+    rule = "self._open_in(now, self._view) <= 0 and not self._standing_back:"
+    hasty = Mutant(
+        "hasty", "who stands back claims nothing", ((rule, "self._open_in(now, self._view) <= 0:"),)
+    )
+    result = explorer.explore(WORLDS["stand-back"], hasty)
+    assert result.faults == ("a claim is sent by who stands back",)
+
+
 def test_a_search_that_was_cut_short_says_so() -> None:
     """It has seen nothing wrong, and not everything."""
     result = explorer.explore(WORLDS["takeover"], seconds=0.0)
@@ -63,7 +73,7 @@ def test_a_world_is_searched_the_same_way_each_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["late", "busy", "heirs", "local", "vanish", "restart", "unordered", "falter"]
+    "name", ["late", "busy", "heirs", "local", "vanish", "restart", "unordered", "falter", "stand-back"]
 )
 def test_what_is_taken_for_equal_is_equal(name: str) -> None:
     """A search that tells everything apart comes, step for step, to the same stores, phases and beliefs."""

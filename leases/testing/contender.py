@@ -168,6 +168,16 @@ class Contender:
         until = math.inf if on else self._now.hold
         return self._run(label, node, lambda machine: machine.renew_until(self._now, until))
 
+    def stand(self, number: int, *, back: bool) -> Step:
+        """It wants another lock first, and claims this one only when it is told to go ahead."""
+        if not back:
+            node = self.nodes[number]._replace(stands_back=False)
+            return self._run("is to go ahead", node, lambda machine: machine.go_ahead(self._now))
+        done: list[bool] = []
+        step = self._run("is to stand back", number, lambda m: done.append(m.stand_back(self._now)))
+        node = self.nodes[step.node]._replace(stands_back=done[0])
+        return step._replace(node=self._intern(node, None))
+
     def abandon(self, number: int) -> Step:
         """Nobody waits for it any more."""
         return self._run("gives up waiting", number, lambda machine: machine.abandon(self._now))
@@ -186,7 +196,10 @@ class Contender:
         self._machine = self._new_machine(estate)
         self._machine.acquire(self._now)
         sighted = node.sighted if heir else ()
-        node = node._replace(mail=muted(node.mail), tenure=NONE, falters=False, sends=(), sighted=sighted)
+        node = node._replace(
+            mail=muted(node.mail), tenure=NONE, falters=False, stands_back=False, sends=(),
+            sighted=sighted,
+        )  # fmt: skip
         return self._finish("hands over to its next claim" if heir else "makes a new claim", node, NONE)
 
     def receive(self, number: int, place: int) -> Step:
@@ -367,6 +380,8 @@ class Contender:
         """Whether a swap may be sent, by what this side has seen and sent itself."""
         mine = (self.side, node.life)
         old = seen.claim
+        if node.stands_back and machine.phase.value == "seeking":
+            yield "a claim is sent by who stands back"
         if claim is None or not claim.held:
             if writer(old) != mine:
                 yield "5: a release names a version that is not its own"

@@ -51,6 +51,7 @@ class Node(NamedTuple):
     ledger: int = 0
     tenure: int = NONE
     falters: bool = False  # it was told to renew no more
+    stands_back: bool = False  # it was told to claim nothing
     mail: tuple[Letter, ...] = ()
     sends: tuple[tuple[str, str, float], ...] = ()  # (claim id, beat, sent) that may still carry a belief
     sighted: tuple[tuple[int, float], ...] = ()  # (slot, first seen) of what was seen and may still stand
@@ -125,6 +126,8 @@ class Normal:
         missing = state[at["_missing"]]
         if missing is not None and missing[1] >= 0:
             state[at["_missing"]] = (missing[0], max(missing[1], oldest))
+        if not state[at["_standing_back"]] or phase in OVER:
+            state[at["_standing_back"]] = state[at["_told_open"]] = False
         if self._traits.token_from_write:
             state[at["_floor"]] = 0  # No token comes from it here.
         state[at["_requests"]] = len(names)
@@ -146,8 +149,9 @@ class Normal:
         known = {beat for _, beat, _ in sends} | {a.beat for a in state[at["_attempts"]]} | self._beats(mail)
         landed = node.landed & known
         return node._replace(
-            state=tuple(state), falters=node.falters and phase in OURS, mail=mail, sends=sends,
-            sighted=sighted, landed=landed,
+            state=tuple(state), falters=node.falters and phase in OURS,
+            stands_back=node.stands_back and phase == "seeking", mail=mail, sends=sends, sighted=sighted,
+            landed=landed,
         )  # fmt: skip
 
     def _beats(self, mail: tuple[Letter, ...]) -> set[str]:
@@ -276,5 +280,5 @@ _TIMERS: Final[dict[str, frozenset[str] | None]] = {
 _FIELDS: Final = frozenset(_TIMERS) | {
     "phase", "claim_id", "token", "lost", "_acquired", "_last", "_attempts", "_flight", "_newest", "_floor",
     "_view", "_sightings", "_missing", "_doubt", "_tries", "_races", "_requests", "_metadata", "_edition",
-    "_farewell", "_renew_until", "trouble",
+    "_farewell", "_renew_until", "_standing_back", "_told_open", "trouble",
 }  # fmt: skip

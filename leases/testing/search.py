@@ -229,6 +229,8 @@ class Search:
             yield contender.release(number, float(self.world.lingers))
         if phase == "seeking" and subject and self.world.abandons:
             yield contender.abandon(number)
+        if phase == "seeking" and subject and self.world.stands_back:
+            yield contender.stand(number, back=not contender.nodes[number].stands_back)
 
     def _at_the_store(self, state: State, side: int) -> Iterator[Move]:
         number = state.b if side else state.a

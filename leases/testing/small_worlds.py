@@ -43,6 +43,7 @@ class World:
         crashes: how often a process may die and come back under the same holder's name, knowing nothing.
         heirs: how often the next claim of the same process may take over from one that is over.
         again: how often a process may acquire once more after its claim has come to its end.
+        stands_back: a side that seeks may be told to claim nothing, and to go ahead.
         falters: how often a side may be told to renew no more; it may be told to go on after all.
         vanishes: how often a stranger may remove a held record that the other side has seen.
         edits: how often a stranger may edit the object, leaving the claim in it as it is.
@@ -78,6 +79,7 @@ class World:
     heirs: int = 0
     again: int = 0
     falters: int = 0
+    stands_back: bool = False
     vanishes: int = 0
     edits: int = 0
     breaks: int = 0
@@ -180,6 +182,14 @@ _WORLDS: Final = (
         swaps=3,
         letters=2,
         falters=1,
+    ),
+    _even(
+        "stand-back",
+        "claims that stand back, for who wants any one of several locks",
+        swaps=3,
+        letters=2,
+        stands_back=True,
+        abandons=True,
     ),
     _even("linger", "a last record that keeps others out", held=True, swaps=3, lingers=3),
     _even(
