@@ -114,9 +114,8 @@ class _Main:
         Raises:
             ValueError: this is the main thread of another interpreter.
         """
-        first = not self._served
         self._served.append(one)
-        if first and signal.getsignal(_signal()) != self._handle:
+        if signal.getsignal(_signal()) != self._handle:
             self._before = signal.getsignal(_signal())
             signal.signal(_signal(), self._handle)
 

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from leases import Lease, LeaseLost, Lock, Store
+from leases.hooks import relay
 from stubborn import SHORT, Stubborn, intrude, store_on, until
 
 Work = Callable[[Store], Awaitable[None]]
@@ -279,13 +280,18 @@ def test_nested_locks(which: str) -> None:
     run(work)
 
 
-def test_reentrant_bodies() -> None:
-    """The inner body lets the cancellation pass, the outer one makes LeaseLost of it."""
+@pytest.mark.parametrize("inside", [True, False], ids=["in both", "in the outer"])
+def test_reentrant_bodies(inside: bool) -> None:
+    """A loss in the inner body, or after it, comes out of the outer one as LeaseLost."""
 
     async def work(store: Store) -> None:
         lock = lock_on(store, reentrant=True)
         with pytest.raises(LeaseLost):
-            async with lock, lock:
+            async with lock:
+                async with lock:
+                    if inside:
+                        intrude(store, "job")
+                        await for_ever()
                 intrude(store, "job")
                 await for_ever()
 
@@ -431,10 +437,12 @@ def test_anyio_scope(lost: bool, where: str) -> None:
     run(work)
 
 
-def test_loop_that_was_closed_harms_nobody() -> None:
+def test_loop_that_was_closed_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """A lease that outlives its loop is lost without an error, and can be released from elsewhere."""
     with store_on(Stubborn()) as store:
         lease: Lease = asyncio.run(lock_on(store).acquire_async())
         intrude(store, "job")
         assert lease.lost.wait(5)
         lease.release()
+        relay.flush()
+    assert "failed" not in caplog.text

@@ -22,6 +22,7 @@ import pytest
 from leases import Lease, LeaseLost, Lock, Store
 from leases.interrupting import Interrupt
 from stubborn import SHORT, Stubborn, intrude, leftovers, store_on, until
+from test_interrupts import CtrlC
 
 OURS = "/leases/"
 LONG = bool(os.environ.get("LEASES_LONG"))
@@ -204,6 +205,26 @@ def test_handler_that_somebody_sets_meanwhile_stays() -> None:
         signal.signal(signal.SIGURG, before)
 
 
+def test_handler_that_somebody_sets_meanwhile_is_called_too() -> None:
+    """Another acquisition in that body is served nevertheless, and theirs is called for what is not ours."""
+    heard: list[int] = []
+
+    def theirs(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = signal.getsignal(signal.SIGURG)
+    try:
+        with store_on() as store, lock_on(store, "outer"):
+            signal.signal(signal.SIGURG, theirs)
+            with pytest.raises(LeaseLost), lock_on(store):
+                signal.raise_signal(signal.SIGURG)
+                intrude(store, "job")
+                time.sleep(30)
+        assert signal.getsignal(signal.SIGURG) is theirs and heard
+    finally:
+        signal.signal(signal.SIGURG, before)
+
+
 def test_child_of_a_fork_is_not_interrupted() -> None:
     """A child holds nothing: it has the signal back at once, and its parent's loss is not its own."""
     with store_on() as store, pytest.raises(LeaseLost), lock_on(store):
@@ -283,6 +304,21 @@ def test_nothing_strikes_a_release(how: str) -> None:
             assert store.status("job").holder is None, strike.where
             struck = bool(strike.where)
     assert place > 20
+
+
+def test_ctrl_c_gives_the_signal_back() -> None:
+    """S26: wherever Ctrl-C comes in a body, nobody is served any more afterwards; at every 23rd place."""
+    place, struck = 1, True
+    while struck:
+        with store_on() as store:
+            ctrl_c = CtrlC(place)
+            lock = lock_on(store)
+            with ctrl_c.struck(), lock:
+                pass
+            until(lambda store=store: not leftovers(store))  # type: ignore[misc]
+        assert signal.getsignal(signal.SIGURG) == signal.SIG_DFL, f"after {ctrl_c.where}"
+        struck, place = bool(ctrl_c.where), place + 23
+    assert place > 60
 
 
 def test_strike_between_acquisition_and_body(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ from leases import ConfigurationError, Lock, Store, Terms, watchdog
 from leases.clock import system_clock
 from leases.testing.clock import ManualClock
 from stores import SHARED, Site, _every, every_shared_store, sent
-from stubborn import PATIENCE, SHORT, Stubborn, break_, intrude, store_on, until
+from stubborn import PATIENCE, SHORT, Stubborn, break_, intrude, leftovers, store_on, until
+from test_interrupts import CtrlC
 
 LONG = bool(os.environ.get("LEASES_LONG"))
 TTL = 2.0
@@ -386,6 +387,21 @@ def test_no_timer_is_left_behind(timers: list[Recorder]) -> None:
         with Lock("job", store=store), pytest.raises(TimeoutError):
             lock_on(store).acquire(timeout=0)
     assert [timer.deleted for timer in timers] == [1, 1]
+
+
+def test_ctrl_c_leaves_no_timer_behind(timers: list[Recorder]) -> None:
+    """S26: wherever Ctrl-C comes in a body, every timer that was made is deleted; at every 23rd place."""
+    place, struck = 1, True
+    while struck:
+        with store_on() as store:
+            ctrl_c = CtrlC(place)
+            lock = lock_on(store, ttl=SHORT)
+            with ctrl_c.struck(), lock:
+                pass
+            until(lambda store=store: not leftovers(store))  # type: ignore[misc]
+        assert all(timer.deleted for timer in timers), f"after {ctrl_c.where}"
+        struck, place = bool(ctrl_c.where), place + 23
+    assert place > 60
 
 
 @linux
