@@ -10,7 +10,7 @@ import pytest
 
 from leases.contract import Backend, Conflict, Unknown, absent, names
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
-from leases.testing._probes import TIMEOUT, applied, conflicted, long_name, put
+from leases.testing._probes import TIMEOUT, applied, awaited, conflicted, long_name, put
 
 BIGGEST: Final = 66_000  # bytes; more than anything that is written under a key
 
@@ -51,6 +51,20 @@ class GuardedKeys:
             conflicted(backend.write_guarded(guard, "new", b"late", TIMEOUT), now)
         assert backend.read_guarded(name, "key", TIMEOUT) == b"kept"
         assert backend.read_guarded(name, "new", TIMEOUT) is None
+        applied(backend.write_guarded(now, "key", b"now", TIMEOUT))
+        assert backend.read_guarded(name, "key", TIMEOUT) == b"now"
+
+    def test_a_key_is_not_guarded_by_a_record_that_was_made_anew(
+        self, backend: Backend, other: Backend, name: str
+    ) -> None:
+        """Deleted and created again, with as many writes as before: no version of the first is one of it."""
+        needs_guards(backend)
+        guards = [put(backend, absent(name))]
+        guards.append(put(backend, guards[0]))
+        gone = applied(other.remove(awaited(other, name, guards[1].version), TIMEOUT))
+        now = put(other, put(other, gone))
+        for guard in reversed(guards):  # The last first: it is the one that could be taken for another.
+            conflicted(backend.write_guarded(guard, "key", b"late", TIMEOUT), now)
         applied(backend.write_guarded(now, "key", b"now", TIMEOUT))
         assert backend.read_guarded(name, "key", TIMEOUT) == b"now"
 
