@@ -116,6 +116,25 @@ def test_the_token_counts_at_the_end(fence: FileFence, path: Path) -> None:
     assert not path.exists() and len(left(path)) == 2
 
 
+def test_the_check_is_one_step_with_the_change(
+    fence: FileFence, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the comparison and the new content nobody can seal."""
+    fence.seal(token(1))
+    busy, replace = list[bool](), os.replace
+
+    def seals(source: Any, target: Any) -> None:
+        try:
+            FileFence("job", path, timeout=0).seal(token(2))
+        except ResourceBusy:
+            busy.append(True)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", seals)
+    fence.write(token(1), "one")
+    assert busy == [True] and fence.highest == 1 and path.read_text() == "one"
+
+
 def test_a_body_is_one_step_with_its_check(fence: FileFence, path: Path) -> None:
     """Whoever seals waits for it, and who waits too long is told."""
     path.write_text("one\n")

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Final
 
+import psycopg
 import pytest
 
 from databases import PATIENCE, Database, database, must_try_again
@@ -168,6 +169,27 @@ def test_nothing_of_earlier_tenures_is_committed_after_a_seal(
     written = database.written()
     assert [(number, sum(1 for one in written if one < number)) for number, _ in at_seal] == at_seal
     assert len(written) == sum(done) > 0
+
+
+def test_a_seal_is_tried_again_where_the_database_wants_it(postgres: Any, pool: ThreadPoolExecutor) -> None:
+    """On connections that are REPEATABLE READ by default, what it waited for makes it fail."""
+    database = Database("postgres", postgres.url)
+    options, connections = "-c default_transaction_isolation=repeatable\\ read", list[Any]()
+
+    def connect() -> Any:
+        connections.append(psycopg.connect(postgres.url, options=options))
+        return connections[-1]
+
+    fence = database.fenced(connect=connect)
+    database.guarded_write(1)
+    with database.transaction() as connection:
+        database.fence.check(connection, token(1))
+        seal = pool.submit(fence.seal, token(2))
+        with pytest.raises(TimeoutError):
+            seal.result(0.1)
+    seal.result(PATIENCE)
+    assert len(connections) == 2 and all(connection.closed for connection in connections)
+    database.refused_write(1)
 
 
 def test_sqlite_with_its_older_journal(tmp_path: Any) -> None:

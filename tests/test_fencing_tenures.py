@@ -1,4 +1,4 @@
-"""Every fence, any interleaving of tenures: nothing of an earlier one is accepted after a later one's seal."""
+"""Every fence, any interleaving of tenures: nothing of an earlier one is accepted after a later seal."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable
@@ -246,6 +247,18 @@ def test_another_yes_ends_the_one_before(site: Site) -> None:
             validator.check(early)
 
 
+def test_a_yes_ends_when_it_is_seen_to_be_over(site: Site) -> None:
+    """By an answer to another question, too."""
+    store = site.store()
+    validator = Validator(store, "job", cache=100)
+    lease = store.lock("job", holder=HOLDER).acquire()
+    given = validator.check(lease)
+    lease.release()
+    validator.check(given)
+    assert not validator.valid("shard-2", given.number + 1)
+    assert why(validator, given) == "nobody holds it"
+
+
 def test_a_cached_yes_is_for_the_same_holder_and_token(site: Site) -> None:
     """Another holder's name, or another number, is another question."""
     with site.store() as store, store.lock("job", holder=HOLDER) as lease:
@@ -339,15 +352,28 @@ def test_it_goes_on_in_a_forked_child(tmp_path: Any) -> None:
     with connect(f"sqlite:{tmp_path / 'leases.db'}") as store, store.lock("job", holder=HOLDER) as lease:
         validator, token = Validator(f"sqlite:{tmp_path / 'leases.db'}", "job"), lease.token
         assert validator.valid(HOLDER, token)
-        with validator._mutex, warnings.catch_warnings():
+        busy, go = threading.Event(), threading.Event()
+
+        def is_busy() -> None:
+            with validator._mutex:
+                busy.set()
+                go.wait(20)
+
+        other = threading.Thread(target=is_busy)
+        other.start()
+        assert busy.wait(20)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:  # pragma: no cover
             code = 1
             try:
+                signal.alarm(20)
                 code = 7 if validator.valid(HOLDER, token) else 2
             finally:
                 os._exit(code)
+        go.set()
+        other.join(20)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
