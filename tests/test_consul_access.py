@@ -53,7 +53,7 @@ def name() -> str:
 
 
 def test_one_rule_is_enough_for_everything(guarded: ConsulServer, name: str) -> None:
-    """To acquire, renew, wait, list and release; an examination finds nothing bad."""
+    """To acquire, renew, wait, list, keep values and release; an examination finds nothing bad."""
     token = guarded.grant(LEAST)
     with closing(backends.connect(guarded.url_of(*guarded.nodes, token=token))) as backend:
         hints = Hints()
@@ -62,18 +62,26 @@ def test_one_rule_is_enough_for_everything(guarded: ConsulServer, name: str) -> 
             slot = put(backend, slot)
             hints.expect(slot)
         assert list(backend.scan(name, TIMEOUT)) == [slot]
+        applied(backend.write_guarded(slot, "key", b"x", TIMEOUT))
+        assert backend.read_guarded(name, "key", TIMEOUT) == b"x"
         applied(backend.swap(slot, None, TIMEOUT))
         assert Verdict.BAD not in {finding.verdict for finding in backend.examine(TIMEOUT)}
 
 
 def test_a_token_for_one_key_is_enough_for_that_lock(guarded: ConsulServer, name: str) -> None:
-    """Hints too, as long as it waits for few names."""
+    """Hints too, as long as it waits for few names; values beside the lock are refused."""
     token = guarded.grant(f'key "{FOLDER}/{name}" {{ policy = "write" }}')
     with closing(backends.connect(guarded.url_of(*guarded.nodes, token=token))) as backend:
         hints = Hints()
         slot = put(backend, absent(name))
         with closing(backend.watch(slot, hints)):
-            hints.expect(put(backend, slot))
+            hints.expect(slot := put(backend, slot))
+        for refused in (
+            lambda: backend.write_guarded(slot, "key", b"x", TIMEOUT),
+            lambda: backend.read_guarded(name, "key", TIMEOUT),
+        ):
+            with pytest.raises(StoreDenied, match="key_prefix"):
+                refused()
 
 
 def test_a_wrong_token_is_told_at_once(guarded: ConsulServer, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leases import Lock
-from leases.contract import Verdict, absent
+from leases.contract import Applied, Verdict, absent
 from leases.errors import ConfigurationError, StoreDenied, StoreError
 from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, put
 from leases_backends.etcd import Etcd, connect
@@ -95,12 +95,14 @@ def test_a_user_without_the_permission_is_told_the_command(server: EtcdServer) -
 
 
 def test_permission_under_the_prefix_is_all_that_is_needed(server: EtcdServer) -> None:
-    """Locks, scans, watches and the examination need nothing else."""
+    """Locks, scans, watches, values beside a lock and the examination need nothing else."""
     with closing(connect(server.url_of(user="app:geheim", path="app"))) as backend:
         slot, hints = put(backend, backend.read("job", TIMEOUT)), Hints()
         assert slot in list(backend.scan("", TIMEOUT))
         with closing(backend.watch(slot, hints)):
-            hints.expect(put(backend, slot))
+            hints.expect(slot := put(backend, slot))
+        assert isinstance(backend.write_guarded(slot, "key", b"x", TIMEOUT), Applied)
+        assert backend.read_guarded("job", "key", TIMEOUT) == b"x"
         verdicts = {finding.verdict for finding in backend.examine(TIMEOUT)}
         assert Verdict.BAD not in verdicts
 

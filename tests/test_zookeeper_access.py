@@ -202,6 +202,22 @@ def test_what_a_user_makes_is_the_users(guarded: Guarded, use: Callable[..., Any
         assert time.monotonic() - began < LONG
 
 
+def test_a_value_beside_a_lock_is_the_users_too(guarded: Guarded, use: Callable[..., Any]) -> None:
+    """Others neither read nor write it, nor guard one of their own by a record that is not theirs."""
+    mine = use(guarded.plain("kept", user("ann")))
+    slot = put(mine, absent("job"))
+    applied(mine.write_guarded(slot, "key", b"x", LONG))
+    assert mine.read_guarded("job", "key", LONG) == b"x"
+    for who in (user("eve"), ""):
+        other = use(guarded.plain("kept", who))
+        with pytest.raises(StoreDenied, match=r"/kept/%09job%09key: .*check user and password"):
+            other.read_guarded("job", "key", LONG)
+        for body in (b"y", None):
+            with pytest.raises(StoreDenied):
+                other.write_guarded(slot, "key", body, LONG)
+    applied(mine.write_guarded(slot, "key", None, LONG))
+
+
 def test_open_records_are_everybodys(guarded: Guarded, use: Callable[..., Any]) -> None:
     """acl=open: also what a user makes."""
     slot = put(use(guarded.plain("open", user("ann"), "?acl=open")), absent("job"))
