@@ -2,9 +2,9 @@
 
 `memory:?kind=etcd` keeps the rules by which the simulator and most tests know an etcd. Here both are asked
 the same: read, swap on the version that stands there, on one that is gone and on one of another name, free,
-hand over, remove, scan. Whatever can be compared must be equal: how each ended, the claims, which versions
-are the same and which are not, the order of writes, and that every token is above all before it. Numbers
-themselves differ.
+hand over, remove, scan, write a key beside the record. Whatever can be compared must be equal: how each
+ended, the claims, which versions are the same and which are not, the order of writes, and that every token
+is above all before it. Numbers themselves differ.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ NAMES: Final = ("a", "a/b")
 EXAMPLES: Final = int(os.environ.get("LEASES_FAKES_EXAMPLES", "25"))
 
 # An operation: what, on which name, on which of the slots seen so far, counted from the last.
-VERBS: Final = ("claim", "claim", "renew", "repeat", "free", "hand-over", "remove", "stray", "read", "scan")
+VERBS: Final = (
+    "claim", "claim", "renew", "repeat", "free", "hand-over", "remove", "stray", "read", "scan",
+    "keep", "drop",
+)  # fmt: skip
 operations: Final = st.lists(
     st.tuples(st.sampled_from(VERBS), st.sampled_from(NAMES), st.sampled_from((0, 0, 0, 0, 1, 2, 3, 6))),
     min_size=20,
@@ -44,6 +47,7 @@ TELLING: Final = (
     "claim renew renew remove claim renew renew read",
     "claim remove read claim free remove read scan",
     "claim hand-over claim hand-over remove read",
+    "keep claim keep renew keep drop free keep claim keep remove keep scan",
 )
 
 
@@ -89,6 +93,8 @@ class Twin:
                 return self._done(name, self.backend.remove(seen, TIMEOUT))
             case "free":
                 return self._swap(name, seen, None)
+            case "keep" | "drop" if self.backend.traits.guards:
+                return self._keep(name, seen, b"%d" % number if verb == "keep" else None)
             case _:
                 return "nothing to do it with"
 
@@ -103,6 +109,15 @@ class Twin:
         if isinstance(outcome, Applied) and claim is not None and claim.held and before.claim != claim:
             self._count(name, claim, outcome.slot)
         return self._done(name, outcome)
+
+    def _keep(self, name: str, guard: Slot, body: bytes | None) -> object:
+        """Write beside the record, which is done if exactly the guard's version stands, and leaves it so."""
+        before = self.backend.read(self.stem + name, TIMEOUT)
+        outcome = self.backend.write_guarded(guard, "key", body, TIMEOUT)
+        stands = guard.version is not None and guard.version == before.version
+        assert isinstance(outcome, Applied) == stands, (outcome, before)
+        assert self.backend.read(self.stem + name, TIMEOUT).version == before.version
+        return type(outcome).__name__, self.backend.read_guarded(self.stem + name, "key", TIMEOUT)
 
     def _count(self, name: str, claim: Claim, slot: Slot) -> None:
         """A claim has the token that observers see; one that is renewed keeps its own."""
@@ -233,7 +248,8 @@ def test_the_fake_knows_as_much_of_an_absence(real: Backend, fake: Backend) -> N
     known: list[list[bool]] = []
     for twin in (Twin(fake, stem), Twin(real, stem)):
         told: list[bool] = []
-        for number, verb in enumerate(("claim", "renew", "renew", "free", "claim", "remove"), start=1):
+        verbs = ("claim", "renew", "keep", "renew", "keep", "free", "claim", "drop", "remove")
+        for number, verb in enumerate(verbs, start=1):
             twin.act(number, verb, "a", 0)
             written, absence = twin.seen["a"][-1].order, twin._read("a/b").order
             assert written is not None and absence is not None
