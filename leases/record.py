@@ -74,6 +74,10 @@ class Claim:
         """Whether the record keeps others out."""
         return self.state is State.HELD
 
+    def sent_here(self, boot: str | None) -> float | None:
+        """When it was sent, if during this boot of this host; else None: its instants mean nothing here."""
+        return self.sent if boot is not None and self.boot == boot else None
+
     def freed(self, *, token: int | None = None, successor: str | None = None) -> Claim:
         """The free record that follows this one where release leaves a record: it keeps the token alone."""
         return replace(

@@ -234,10 +234,11 @@ class Store:
         )  # fmt: skip
 
     def _expires_in(self, slot: Slot) -> float | None:
-        claim, boot = slot.claim, self._hub.boot
-        if claim is None or boot is None or claim.boot != boot or claim.sent is None:
+        claim = slot.claim
+        sent = None if claim is None else claim.sent_here(self._hub.boot)
+        if claim is None or sent is None:
             return None
-        left = claim.sent + claim.ttl - self._hub.clock().hold
+        left = sent + claim.ttl - self._hub.clock().hold
         return max(left, 0.0) if left <= claim.ttl else None
 
     def __enter__(self) -> Store:

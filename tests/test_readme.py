@@ -35,6 +35,7 @@ def section(title: str) -> str:
 def test_every_program_runs(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the embedded store, with what a reader would have around it."""
     monkeypatch.setenv("LEASES_URL", f"sqlite:{tmp_path / 'leases.db'}")
+    monkeypatch.chdir(tmp_path)
     mystore = types.ModuleType("mystore")
     vars(mystore)["connect"] = memory.connect
     monkeypatch.setitem(sys.modules, "mystore", mystore)

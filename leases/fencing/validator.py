@@ -205,9 +205,8 @@ class _Sighting:
         claim = self.slot.claim
         if claim is None:
             return self.since
-        if hub.boot is not None and claim.boot == hub.boot and claim.sent is not None:
-            return min(claim.sent, self.since) + claim.ttl
-        return self.since + claim.ttl
+        sent = claim.sent_here(hub.boot)
+        return (self.since if sent is None else min(sent, self.since)) + claim.ttl
 
 
 def _newer(known: _Sighting | None, slot: Slot, now: float) -> _Sighting:
