@@ -266,6 +266,19 @@ def test_threads_of_one_process_have_a_slot_each(hands: Hands) -> None:
     assert None not in found and sorted([lease.slot for lease in found] + taken) == list(range(8))
 
 
+def test_who_does_not_wait_stands_in_no_queue(hands: Hands) -> None:
+    """A fellow's slot is passed by as long as another may be free, and altogether by who does not wait."""
+    backend = Stubborn("etcd")
+    mine = store_on(backend)
+    lease = semaphore_on(mine, 8).acquire()
+    queued: list[int] = []
+    backend.before = lambda kind, name: queued.append(mine.hub.waiters(lease.name))
+    for _ in range(7):
+        hands.hand()("acquire", semaphore_on(mine, 8))
+    assert hands.hand()("try_acquire", semaphore_on(mine, 8)) is None
+    assert set(queued) == {0} and mine.hub.waiters(lease.name) == 0
+
+
 def test_the_next_thread_has_the_slot_without_a_release(hands: Hands) -> None:
     """A fellow who waits takes the record over by one swap, and the slots that it gave up are free."""
     backend = Stubborn("etcd")
