@@ -39,9 +39,12 @@ def now() -> float:
 
 
 def settings(folder: Path, name: str, terms: dict[str, float], dawdle: float = 0.0) -> dict[str, Any]:
-    """What all who take part in an election are given; the work goes on for `dawdle` seconds if it may."""
+    """What all who take part in an election are given; the work goes on for `dawdle` seconds if it may.
+
+    Who `awaits` takes part by asyncio.
+    """
     files = {"journal": str(folder / f"{name}.journal"), "guard": str(folder / f"{name}.guard")}
-    return {"name": name, "terms": terms, "dawdle": dawdle, **files}
+    return {"name": name, "terms": terms, "dawdle": dawdle, "awaits": False, **files}
 
 
 class Voter:
@@ -108,7 +111,9 @@ class Election:
         self.took: defaultdict[str, list[float]] = defaultdict(list)
         self.late: list[str] = []
         self.denied = 0
-        self.voters = [Voter(url, f"{name}-{letter}", how) for letter in "abcdefgh"[:voters]]
+        self.voters = [
+            Voter(url, f"{name}-{letter}", how | {"awaits": letter in "bd"}) for letter in "abcdefgh"[:voters]
+        ]
 
     # ---- what is seen ------------------------------------------------------------------------------
 
@@ -225,8 +230,10 @@ class Election:
         self.denied += not done
         if heir is None or seen is None or not done:
             return
+        ended = [line for line in self.journal.news() if (line.what, line.token) == ("lost", token)]
+        released = [line.more["reason"] for line in ended] == ["released"]  # and not lost just before
         # Should the heir be kept from it, the others leave it to the heir for a ttl all the same.
-        if seen.pid != heir.pid and seen.at < began + self.ttl:
+        if released and seen.pid != heir.pid and seen.at < began + self.ttl:
             self.late.append(f"{self.name}: transferred to {heir.who} at {began}, and {seen.who} led")
 
     def _thaw(self) -> None:

@@ -1,13 +1,14 @@
 """An elector in a process of its own: it takes part, works while it leads, and writes a journal of both.
 
-``python elector.py URL HOLDER SETTINGS``, where SETTINGS is JSON: name, terms, journal, guard, dawdle. It is
-told what to do by lines of JSON on stdin, and answers each on stdout. The journal is shared by all who take
-part; each line of it is one write, its instants are of CLOCK_BOOTTIME, which all processes of a host share.
-Whoever works holds a lock of the kernel's, so that two at once are seen by neither's own account.
+``python elector.py URL HOLDER SETTINGS``, where SETTINGS is JSON: name, terms, journal, guard, dawdle,
+awaits. It is told what to do by lines of JSON on stdin, and answers each on stdout. The journal is shared by
+all who take part; each line of it is one write, its instants are of CLOCK_BOOTTIME, which all processes of a
+host share. Whoever works holds a lock of the kernel's, so that two at once are seen by neither's own account.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -44,8 +45,38 @@ class Journal:
             os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
+class Stay:
+    """One tenure's work, as it is written down: it looks before each step whether its lease stands."""
+
+    def __init__(self, journal: Journal, guard: str, lease: Lease) -> None:
+        self._journal, self._lease = journal, lease
+        self._guard = os.open(guard, os.O_RDWR | os.O_CREAT, 0o600)
+        self._stood = now()
+        journal.note("in", lease.token, alone=_alone(self._guard))
+
+    def may_go_on(self, *, dawdling: bool = False) -> bool:
+        """Whether another step may be done."""
+        began = now()
+        if not (self._lease.held if dawdling else not self._lease.ending):
+            return False
+        self._stood = began
+        return True
+
+    def ending(self) -> None:
+        """It was told to stop, or its lease is lost."""
+        lease = self._lease
+        self._journal.note("ending", lease.token, held=lease.held, deadline=lease.deadline)
+
+    def leave(self) -> None:
+        """It has stopped."""
+        self.may_go_on(dawdling=True)
+        reason = self._lease.lost.reason
+        os.close(self._guard)
+        self._journal.note("out", self._lease.token, stood=self._stood, reason=reason)
+
+
 class Candidate:
-    """What takes part; each method whose name has no underscore is an order."""
+    """What takes part, in one of both colours; each method whose name has no underscore is an order."""
 
     def __init__(self, url: str, who: str, settings: dict[str, Any]) -> None:
         self._journal = Journal(settings["journal"], who)
@@ -62,7 +93,7 @@ class Candidate:
                 "leader", leader and leader.token, name=leader and leader.holder
             ),
         )
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run_async if settings["awaits"] else self._run)
 
     def _lost(self, lease: Lease, loss: LeaseLost) -> None:
         self._journal.note("lost", lease.token, reason=loss.reason)
@@ -71,29 +102,30 @@ class Candidate:
         self._elector.run(self._work)
         self._journal.note("over", None)
 
-    def _work(self, lease: Lease) -> None:
-        guard = os.open(self._guard, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            self._journal.note("in", lease.token, alone=_alone(guard))
-            stood = self._step_on(lease)
-        finally:
-            os.close(guard)
-        self._journal.note("out", lease.token, stood=stood, reason=lease.lost.reason)
+    def _run_async(self) -> None:
+        asyncio.run(self._elector.run_async(self._work_async))
+        self._journal.note("over", None)
 
-    def _step_on(self, lease: Lease) -> float:
-        """Work until it is to stop, and a while longer if it dawdles; when the lease last stood."""
-        stood = began = now()
-        while not lease.ending:
-            stood = began
+    def _work(self, lease: Lease) -> None:
+        """Work until it is to stop, and a while longer if it dawdles."""
+        stay = Stay(self._journal, self._guard, lease)
+        while stay.may_go_on():
             time.sleep(STEP_SECONDS)
-            began = now()
-        self._journal.note("ending", lease.token, held=lease.held, deadline=lease.deadline)
-        ends = began + self._dawdle
-        while began < ends and lease.held:
-            stood = began
+        stay.ending()
+        ends = now() + self._dawdle
+        while now() < ends and stay.may_go_on(dawdling=True):
             time.sleep(STEP_SECONDS)
-            began = now()
-        return began if lease.held else stood
+        stay.leave()
+
+    async def _work_async(self, lease: Lease) -> None:
+        """The same; it is cancelled when it is to stop, and does not dawdle."""
+        stay = Stay(self._journal, self._guard, lease)
+        try:
+            while stay.may_go_on():
+                await asyncio.sleep(STEP_SECONDS)
+        finally:
+            stay.ending()
+            stay.leave()
 
     # ---- orders ------------------------------------------------------------------------------------
 
