@@ -220,9 +220,13 @@ def test_lease_granted_with_too_little_left_is_none(hands: Hands) -> None:
         with pytest.raises(LeaseLost, match="expired"):
             hand("acquire", lock_on(store, stop_within=3.0, fences=[Slow()]))
         backend.down = False
-        clock.advance(100)
+
+        def settled() -> bool:
+            after(clock, store, 1)
+            return leftovers(store) == []
+
+        until(settled)
         hand("acquire", lock_on(store, stop_within=3.0)).release()
-        until(lambda: leftovers(store) == [])
 
 
 # ---- at least once: silence stops nothing --------------------------------------------------------
@@ -333,14 +337,10 @@ print("the body ended")
 def ends(word: str, *, down: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a program whose lease is lost while its main thread is blocked."""
     code = EXITS.replace("WORD", word).replace("DOWN", str(down))
-    path = os.pathsep.join(sys.path)
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    env.pop("PYTHONUNBUFFERED", None)  # What is buffered has to be written out.
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, env=env)
 
 
 @pytest.mark.parametrize("down", [True, False], ids=["expired", "superseded"])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,13 +25,14 @@ import pytest
 from lab.clients import Remote
 from leases import ConfigurationError, Lock, Store, Terms, watchdog
 from leases.clock import system_clock
+from leases.events import Renewed
 from leases.testing.clock import ManualClock
 from stores import SHARED, Site, _every, every_shared_store, sent
 from stubborn import PATIENCE, SHORT, Stubborn, break_, intrude, leftovers, store_on, until
 from test_interrupts import CtrlC
 
 LONG = bool(os.environ.get("LEASES_LONG"))
-TTL = 2.0
+TTL = 1.5
 HOLD = Terms(TTL).hold
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="CLOCK_BOOTTIME and pidfds are Linux's")
@@ -325,6 +326,16 @@ def test_every_renewal_moves_it(timers: list[Recorder]) -> None:
         assert timers[0].at[-1] <= lease.deadline
 
 
+def test_nothing_moves_it_back(timers: list[Recorder]) -> None:
+    """What is told of an earlier deadline, however late it comes, leaves it as it is."""
+    with store_on() as store, lock_on(store) as lease:
+        stopper = lease._stopper
+        assert isinstance(stopper, watchdog.Kill)
+        for deadline in (lease.deadline - 1, lease.deadline, lease.deadline + 1, lease.deadline):
+            stopper._hear(Renewed(deadline, 0.0))
+        assert timers[0].at == [lease.deadline, lease.deadline + 1]
+
+
 def test_clock_that_is_moved_by_hand(timers: list[Recorder]) -> None:
     """Under a clock of a test's own it is set for as many seconds of the real one, at most."""
     with store_on(clock=ManualClock()) as store:
@@ -361,9 +372,12 @@ def test_loss_after_the_release_kills_nobody(timers: list[Recorder], kills: list
         lease = lock_on(store).acquire()
         stopper = lease._stopper
         assert stopper is not None
+        late: list[Callable[[], None]] = []
+        stopper.stop(lease._loss(), None, late.append)
         lease.release()
-        stopper.stop(lease._loss(), None, lambda call: call())
-    assert kills == [] and timers[0].deleted == 1
+        late.pop()()
+        stopper.stop(lease._loss(), None, late.append)
+    assert kills == [] and late == [] and timers[0].deleted == 1
 
 
 def test_jeopardy_is_said_in_time(timers: list[Recorder], caplog: pytest.LogCaptureFixture) -> None:

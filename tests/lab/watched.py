@@ -68,7 +68,7 @@ def orders(lease: Lease) -> None:
 def fork() -> None:
     """A child that outlives the lease's deadline, and says so."""
     if os.fork() == 0:
-        time.sleep(2)
+        time.sleep(1.5)
         tell(child="lives")
         os._exit(0)
 
