@@ -340,18 +340,20 @@ def until_over(part: Part, reign: Reign, timeout: float | None) -> Generator[flo
 
 
 def _until(part: Part, gate: Gate, timeout: float | None) -> Generator[float | None, None, bool]:
-    clock = part.clock
+    terms, clock = part.manifesto.lock.terms, part.clock
     until = None if timeout is None else clock().wait + timeout
     while not gate.is_open:
-        waits = [] if until is None else [until - clock().wait]
-        reign = part.reign
-        if reign is not None and reign.working:
-            if reign.lease.lost:
-                return False  # Nobody knows when that work will stop.
-            waits.append(reign.lease.remaining)
-        if waits and min(waits) <= 0:
+        reign, now = part.reign, clock().wait
+        left = None if until is None else until - now
+        if left is None and reign is not None and reign.working:
+            if reign.lease.lost:  # Nobody knows when that work will stop; most does now.
+                until = now + terms.ttl - terms.hold
+                continue
+            yield reign.lease.remaining
+        elif left is not None and left <= 0:
             return False
-        yield min(waits, default=None)
+        else:
+            yield left
     return True
 
 

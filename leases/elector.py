@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 from weakref import WeakSet
 
 from leases import threads
@@ -29,7 +29,7 @@ from leases.health import GRACE, Health, check
 from leases.herald import Herald, TaskHerald, ThreadHerald
 from leases.identity import default_holder
 from leases.keeper import report
-from leases.lease import Lease, Timeout, check_timeout
+from leases.lease import Lease, OnLost, Timeout, Word, check_timeout
 from leases.lock import Connected, Fence, Lock
 from leases.observer import PRIORITY, Leader, Sight, observe, observe_async, priority_in
 from leases.record import NAME_BYTES, RESERVED, check_holder, check_metadata
@@ -97,7 +97,7 @@ class Elector:
         metadata: Mapping[str, str] | None = None,
         on_elected: Callable[[Lease], object] | None = None,
         on_jeopardy: Callable[[Lease], object] | None = None,
-        on_lost: Any = "raise",
+        on_lost: Word | OnLost | tuple[Word, OnLost] = "raise",
         on_new_leader: Callable[[Leader | None], object] | None = None,
         priority: int | None = None,
         renew_while: Callable[[], object] | None = None,
@@ -107,6 +107,7 @@ class Elector:
         terms: Terms | None = None,
         patience: Timeout = None,
     ) -> None:
+        self._part: Part | None = None
         word, call = _word_and_call(on_lost)
         lock_word: Any = (
             "raise" if word == "cancel" else word
@@ -131,7 +132,6 @@ class Elector:
         )
         self._word = word
         self._holder = None if holder is None else check_holder(holder)
-        self._part: Part | None = None
         self._sight: Sight | None = None
         self._mutex, self._starting = threading.Lock(), threading.Lock()
         _electors.add(self)
@@ -284,7 +284,7 @@ class Elector:
 
         Args:
             timeout: seconds to wait for the end; default: until the work has stopped, or its lease has run
-                out because it does not. 0 does not wait.
+                out because it does not, and others may lead. 0 does not wait.
 
         Returns:
             Whether it has ended.
@@ -491,8 +491,9 @@ def _kept(script: Generator[float | None, None, bool], result: list[bool]) -> Ge
 
 
 def _word_and_call(on_lost: Any) -> tuple[Any, Callable[..., object] | None]:
+    """The two parts of it; what is neither is left whole, for the lock to refuse."""
     match on_lost:
-        case (word, call) if callable(call):
+        case (word, call) if word in get_args(Word) and callable(call):
             return word, call
         case _ if callable(on_lost):
             return "raise", on_lost
