@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab.places import SIGNS_OF_LIFE, Link, Place, every_place
+from lab.places import SIGNS_OF_LIFE, Link, Place, every_guarding_place, every_place
 from leases import Lease, Lock, Store, connect
+from leases.fencing import GuardedKey
 from leases.hub import Hub
 from leases.registry import open_backend
 from servers.proxy import Way
@@ -102,6 +103,18 @@ def test_acquire_renew_and_release_take_one_round_trip_each(place: Place, counte
     print(f"\n{place.name}: acquire, 4 renewals, release: {found}")
     assert found[0][0] <= FIRST[place.name]
     assert found == [(found[0][0], 4, 1), (1, 4, 1), (1, 4, 1)]
+
+
+@every_guarding_place
+def test_a_guarded_key_takes_one_round_trip(place: Place, counted: Counted) -> None:
+    """To write it, to read it, and to remove it; the first write may have to make it."""
+    key = GuardedKey("counted", "key", store=counted.store)
+    with counted.store.lock("counted", ttl=LONG_TTL) as lease:
+        first = counted.trips(lambda: key.write(lease, b"one"))
+        others = [lambda: key.write(lease, b"two"), key.read, lambda: key.delete(lease)]
+        found = [counted.trips(other) for other in others]
+    print(f"\n{place.name}: first write {first}; write, read, delete: {found}")
+    assert first <= FIRST[place.name] and found == [1, 1, 1]
 
 
 @every_place
