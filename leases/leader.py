@@ -135,8 +135,9 @@ def leader_only(
     and `check()`; ``is_leader`` is true while this process leads; ``resign(timeout=None)`` (and
     ``resign_async``) tells the calls that run to stop, waits for them, releases, and takes no part until the
     next call; ``elector`` is the `Elector`. At a normal exit of the interpreter it resigns by itself, for
-    which it takes 1 second at most; a process that ends by a signal has to do it itself, or leaves
-    the others to wait for the ttl.
+    which it takes 1 second at most. A process that ends by a signal or by `os._exit`, as the children of
+    `multiprocessing` do after a fork, has to call `resign`, or leaves the others to wait for the ttl. After
+    a fork the child is a candidate of its own, from its first call on.
 
     Args:
         name: what is led; 1 to 256 bytes of printable UTF-8.

@@ -323,6 +323,17 @@ def test_is_leader_reads_the_clock(plain: Colour) -> None:
     store.hub.close()
 
 
+def test_no_call_begins_once_work_is_to_stop(colour: Colour) -> None:
+    """`stop_within` before the deadline it is skipped, though nobody has told anybody yet."""
+    clock = ManualClock()
+    store = store_on(clock=clock)
+    led = colour.make(store=store, ttl=15, stop_within=2)
+    assert colour.call(led) == "ran"
+    clock.advance(9.3)
+    assert led.is_leader and colour.call(led) is None
+    store.hub.close()
+
+
 def test_a_call_inside_a_call_that_is_to_end(colour: Colour, store: Store) -> None:
     """It is skipped; and it does not wait for a lead that comes when the outer call has ended."""
     inside = Colour(awaits=False)
