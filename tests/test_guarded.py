@@ -17,6 +17,7 @@ from stores import Site, every_guarding_store
 from stubborn import until
 
 TTL = 30.0
+DOOMED = 0.4  # seconds for which an answer is waited for that cannot come
 
 
 @pytest.fixture
@@ -249,12 +250,12 @@ def test_a_lease_of_another_lock_is_refused(store: Store, key: GuardedKey) -> No
 def test_a_write_whose_answer_is_lost_is_told_as_unknown(place: Place) -> None:
     """The server has done it, and its answer never comes."""
     with place.link() as link, connect(link.url) as store, connect(place.url) as direct:
-        key = GuardedKey("job", "position", store=store, timeout=1.0)
+        key = GuardedKey("job", "position", store=store)
         with hold(store) as lease:
             key.write(lease, b"before")
             link.proxy.silence(Way.BACK)
             with pytest.raises(WriteUnknown):
-                key.write(lease, b"done")
+                GuardedKey("job", "position", store=store, timeout=DOOMED).write(lease, b"done")
             until(lambda: value(GuardedKey("job", "position", store=direct)) == b"done")
             link.proxy.heal()
             key.write(lease, b"again")
@@ -265,13 +266,13 @@ def test_a_write_whose_answer_is_lost_is_told_as_unknown(place: Place) -> None:
 def test_a_write_that_arrives_after_a_takeover_is_not_done(place: Place) -> None:
     """S2: it is told as unknown, is on its way for longer than its tenure lasts, and changes nothing then."""
     with place.link() as link, connect(link.url) as store, connect(place.url) as direct:
-        key = GuardedKey("job", "position", store=store, timeout=1.0)
+        key = GuardedKey("job", "position", store=store)
         there = GuardedKey("job", "position", store=direct)
         lease = hold(store)
         key.write(lease, b"before")
         link.proxy.silence(Way.FORTH)
         with pytest.raises(WriteUnknown):
-            key.write(lease, b"R1")
+            GuardedKey("job", "position", store=store, timeout=DOOMED).write(lease, b"R1")
         crash(direct)
         with hold(direct, "web-2") as other:
             link.proxy.heal()

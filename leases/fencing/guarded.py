@@ -200,7 +200,7 @@ class GuardedKey:
                 case Unknown(cause, void=False):
                     raise _InDoubt from cause
                 case Unknown(cause):
-                    why = str(cause)
+                    why = str(cause or "it did not do it")
                     time.sleep(_AGAIN_SECONDS)
                 case Conflict(slot):
                     guard.calm(until_written)
