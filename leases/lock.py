@@ -158,7 +158,9 @@ class Lock:
         Raises:
             AcquireTimeout: another holds it; the error says who, and for how long at least.
             StoreError: the store refused, or gave no answer in the time allowed.
-            ConfigurationError: a URL or ttl that the store cannot take, or a wait for this very thread.
+            ConfigurationError: a URL or ttl that the store cannot take, or a wait for this very thread; or
+                the work could not be stopped from here as `on_lost` wants it.
+            LeaseLost: it was granted with no more than `stop_within` left to work in.
         """
         place = self._place(bell := threads.Bell(), threading.get_ident())
         try:

@@ -240,8 +240,12 @@ class Guardian:
     """
 
     def __init__(self) -> None:
-        self._at = guard.NEVER
         self._process = self._start()
+        with cast(IO[bytes], self._process.stdout) as voice:
+            there = select.select([voice], [], [], _START_SECONDS)[0] and os.read(voice.fileno(), 1)
+        if not there:
+            _end(self._process)
+            raise OSError(f"{sys.executable} did not run it")
 
     def _start(self) -> subprocess.Popen[bytes]:
         if not sys.executable:
@@ -256,25 +260,24 @@ class Guardian:
             start_new_session=True,
             cwd="/",
         )
-        with cast(IO[bytes], process.stdout) as voice:
-            there = select.select([voice], [], [], _START_SECONDS)[0] and os.read(voice.fileno(), 1)
         os.set_blocking(_pipe(process), False)
-        if not there:
-            _end(process)
-            raise OSError(f"{sys.executable} did not run it")
         return process
 
     def set(self, at: float) -> None:
         """Let it kill at this instant, which replaces every earlier one."""
-        self._at = at
+        if not self._tell(at):  # It was killed: another takes its place. Nobody waits for it to be there.
+            _end(self._process)
+            self._process = self._start()
+            self._tell(at)
+
+    def _tell(self, at: float) -> bool:
         try:
             os.write(_pipe(self._process), guard.INSTANT.pack(at))
         except BlockingIOError:  # It is stopped, and may go on.
-            pass
-        except OSError:  # It was killed: another takes its place.
-            _end(self._process)
-            self._process = self._start()
-            os.write(_pipe(self._process), guard.INSTANT.pack(at))
+            return True
+        except (OSError, ValueError):  # The second, where the pipe was closed because there was no other.
+            return False
+        return True
 
     def delete(self) -> None:
         """Dismiss it. Harmless when repeated."""
@@ -282,7 +285,7 @@ class Guardian:
 
     def forget(self) -> None:
         """It is the parent's: let go of the pipe, so that it hears of the parent's end."""
-        cast(IO[bytes], self._process.stdin).close()
+        _let_go(self._process)
         self._process.returncode = 0
 
 
@@ -304,7 +307,12 @@ def _pipe(process: subprocess.Popen[bytes]) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(OSError):
-        cast(IO[bytes], process.stdin).close()
+    _let_go(process)
     process.kill()
     process.wait()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):
+            cast(IO[bytes], pipe).close()

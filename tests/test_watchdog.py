@@ -234,6 +234,22 @@ def test_guardian_that_dies_is_replaced(site: Site) -> None:
         check_in_time(gone_at(remote.pid), was_sent(site))
 
 
+def test_guardian_is_replaced_when_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none could be started for a while, the next renewal tries again."""
+    guardian = watchdog.Guardian()
+    guardian.set(system_clock().hold + 100)
+    guardian._process.kill()
+    guardian._process.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="not permitted"):
+                guardian.set(system_clock().hold + 100)
+    guardian.set(system_clock().hold + 100)
+    assert guardian._process.poll() is None
+    guardian.delete()
+
+
 @linux
 @on_sqlite
 def test_guardian_goes_with_its_process(site: Site) -> None:
@@ -436,6 +452,19 @@ def test_real_timers_are_not_left_behind() -> None:
         for thread in threads:
             thread.join()
     assert real_timers() == 0
+
+
+@linux
+def test_end_in_a_child_spares_the_timers_of_the_child() -> None:
+    """Timers have numbers of each process's own: what the parent set is nothing to be deleted in a child."""
+    with store_on() as store, lock_on(store) as lease:
+        child = os.fork()
+        if child == 0:
+            watchdog.KernelTimer().set(system_clock().hold + 100)
+            lease.release()
+            os._exit(0 if real_timers() == 1 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert real_timers() == 1
 
 
 def real_timers() -> int:
