@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -48,11 +48,16 @@ def run(name: str, *words: str, expected: int = 0) -> str:
     return done.stdout
 
 
+def two_of(name: str) -> AbstractContextManager[tuple[list[subprocess.Popen[bytes]], TextIO]]:
+    """The same example twice at once."""
+    return several(name, [], [])
+
+
 @contextmanager
-def two_of(name: str) -> Generator[tuple[list[subprocess.Popen[bytes]], TextIO]]:
-    """The same example twice at once, and the lines of both in the order in which they came."""
+def several(name: str, *words: list[str]) -> Generator[tuple[list[subprocess.Popen[bytes]], TextIO]]:
+    """The same example several times at once, and the lines of all in the order in which they came."""
     read, write = os.pipe()
-    processes = [subprocess.Popen([sys.executable, EXAMPLES / name], stdout=write) for _ in range(2)]
+    processes = [subprocess.Popen([sys.executable, EXAMPLES / name, *own], stdout=write) for own in words]
     os.close(write)
     try:
         with open(read) as lines:
@@ -101,6 +106,31 @@ def test_one_at_a_time() -> None:
 
 
 @every_shared_store
+def test_limited_workers() -> None:
+    """Of three that are started at once never more than two have a slot, each its own."""
+    with several("limited_workers.py", [], [], []) as (processes, lines):
+        told = [line.split() for line in lines if "waits" not in line]
+        assert [process.wait() for process in processes] == [0, 0, 0]
+    inside: dict[str, str] = {}
+    for pid, *words in told:
+        if words[:2] == ["has", "slot"]:
+            assert len(inside) < 2 and words[2] not in inside.values()
+            inside[pid] = words[2]
+        elif words[1:] == ["part", "3"]:  # The next line is written when the slot is free.
+            del inside[pid]
+    assert len(told) == 3 * 5 and not inside
+
+
+@every_shared_store
+def test_two_accounts() -> None:
+    """Two that want the same locks in crossing orders both come through."""
+    with several("two_accounts.py", [], ["back"]) as (processes, lines):
+        told = list(lines)
+        assert [process.wait() for process in processes] == [0, 0]
+    assert len(told) == 2 * 6 and sum("from account/berta" in line for line in told) == 5
+
+
+@every_shared_store
 def test_nightly_job(url: str) -> None:
     """It runs where nobody else does, and is skipped where somebody does."""
     assert run("nightly_job.py").splitlines() == ["wrote orders", "wrote payments", "wrote stock", "done"]
@@ -115,6 +145,20 @@ def test_hot_standby() -> None:
         pid, token = _next_tick(lines, other_than=0)
         next(process for process in processes if process.pid == pid).kill()
         assert _next_tick(lines, other_than=pid) > (0, token)
+
+
+@every_shared_store
+def test_elector() -> None:
+    """When the one that leads is told to end, it stops, says so, and the other leads with a higher token."""
+    with two_of("elector.py") as (processes, lines):
+        pid, token = _next_tick(lines, other_than=0)
+        leader = next(process for process in processes if process.pid == pid)
+        leader.terminate()
+        told = list(itertools.takewhile(lambda line: "has stopped" not in line, lines))
+        assert f"{pid} leads no more: released\n" in told
+        assert leader.wait() == 0
+        if not any(re.fullmatch(rf"(?!{pid} )\d+ tick 1, token \d+\n", line) for line in told):
+            assert _next_tick(lines, other_than=pid) > (0, token)
 
 
 def _next_tick(lines: TextIO, other_than: int) -> tuple[int, int]:
