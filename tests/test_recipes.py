@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
+from leases import connect
 from leases_command import PATIENCE, children, until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -48,6 +50,7 @@ class Replicas:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._told, self._log = folder / "told", folder / "log"
+        self._url = f"sqlite:{folder / 'leases.db'}"
         self._begun: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str, ttl: float) -> subprocess.Popen[bytes]:
@@ -55,7 +58,7 @@ class Replicas:
         env = {
             **os.environ,
             "TTL": str(ttl),
-            "LEASES_URL": f"sqlite:{self.folder / 'leases.db'}",
+            "LEASES_URL": self._url,
             "PYTHONPATH": str(EXAMPLES),
         }
         env.pop("PYTHONUNBUFFERED", None)  # with it, a line and its end are two writes
@@ -85,6 +88,13 @@ class Replicas:
         except AssertionError as error:
             error.add_note(f"{self.runs()[-5:]}\n{self._log.read_text()[-4000:]}")
             raise
+
+    def end_of_record(self, process: int) -> float:
+        """When the record of a process that is dead ends, on the clock of the runs; 0 if it has."""
+        with connect(self._url) as store:
+            now, (status,) = time.monotonic(), store.list()
+        mine = status.holder is not None and status.holder.endswith(f":{process}")
+        return now + status.expires_in if mine and status.expires_in is not None else 0.0
 
     def members(self, process: subprocess.Popen[bytes]) -> list[int]:
         """The processes of one replica that use the store."""
@@ -143,8 +153,10 @@ def passes_on(replicas: Replicas, command: Callable[[int], list[str]], *, worker
     assert second in [pid for process in others for pid in replicas.members(process)]
 
     os.kill(second, signal.SIGKILL)
-    replicas.await_run(lambda pid: pid not in (leads, second))
+    ends = replicas.end_of_record(second)
+    third = replicas.await_run(lambda pid: pid not in (leads, second))
     runs = replicas.runs()
+    assert min(run.began for run in runs if run.process == third) >= ends
     assert all(run.ended <= following.began for run, following in pairwise(runs))
     changes = [run.process for run, following in pairwise(runs) if run.process != following.process]
     assert changes[:2] == [leads, second]
