@@ -20,7 +20,7 @@ import sqlalchemy
 from leases.fencing import SqlFence, StaleToken, Token
 
 _count = itertools.count()
-PATIENCE: Final = 20.0
+PATIENCE: Final = 40.0
 
 
 class Database:

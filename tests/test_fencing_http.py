@@ -28,6 +28,7 @@ from leases import ConfigurationError, StoreUnavailable
 from leases.fencing import (
     FencingMiddleware,
     FileFence,
+    Level,
     MemoryFence,
     ResourceBusy,
     StaleToken,
@@ -323,6 +324,7 @@ def test_other_kinds_of_connections_pass() -> None:
     for kind in ("lifespan", "websocket"):
         asyncio.run(FencingMiddleware(app, lock="job")({"type": kind}, _nothing, _nothing))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     assert seen == ["lifespan", "websocket"]
+    assert FencingMiddleware.level is WsgiFencingMiddleware.level is Level.ASKED
 
 
 # ---- whole -------------------------------------------------------------------------------------

@@ -285,18 +285,16 @@ def test_autocommit_is_refused(database: Database, by: str) -> None:
         with engine.connect() as connection, pytest.raises(ConfigurationError, match="autocommit"):
             database.fence.check(connection, token(1))
         return
-    connection = database.connect()
-    if database.kind == "sqlite":
-        connection.isolation_level = None
-    else:
-        connection.autocommit = True
-    with pytest.raises(ConfigurationError, match="autocommit"):
+    with closing(database.connect()) as connection:
+        if database.kind == "sqlite":
+            connection.isolation_level = None
+        else:
+            connection.autocommit = True
+        with pytest.raises(ConfigurationError, match="autocommit"):
+            database.fence.check(connection, token(1))
+        connection.execute("BEGIN")  # one that was begun by hand is a transaction like any other
         database.fence.check(connection, token(1))
-    begin = "BEGIN" if database.kind == "sqlite" else "START TRANSACTION"
-    connection.execute(begin)  # one that was begun by hand is a transaction like any other
-    database.fence.check(connection, token(1))
-    connection.execute("COMMIT")
-    connection.close()
+        connection.execute("COMMIT")
 
 
 # ---- sealing -------------------------------------------------------------------------------------
@@ -391,7 +389,8 @@ def test_the_drivers_own_errors_are_its_own(database: Database) -> None:
 
 
 def test_without_a_way_to_connect_it_does_not_seal() -> None:
-    """The error names the argument."""
+    """The error names the argument, and the fence says that it is worth less."""
+    assert SqlFence("job").level is Level.HIGHEST_SEEN
     with pytest.raises(ConfigurationError, match="connect="):
         SqlFence("job").seal(token(1))
 
@@ -430,16 +429,49 @@ def test_what_is_no_connection_is_refused() -> None:
         SqlFence("job", paramstyle="named").check(Strange(), token(1))
 
 
-@pytest.mark.parametrize("style", ["qmark", "numeric", "named"])
-def test_every_style_of_parameters_that_sqlite_knows(style: str, tmp_path: Any) -> None:
-    """By position, by number and by name."""
+@pytest.mark.parametrize(
+    ("style", "marks", "values"),
+    [
+        ("qmark", "?, ?", ("job", 5)),
+        ("format", "%s, %s", ("job", 5)),
+        ("pyformat", "%s, %s", ("job", 5)),
+        ("numeric", ":1, :2", ("job", 5)),
+        ("numeric_dollar", "$1, $2", ("job", 5)),
+        ("named", ":name, :token", {"name": "job", "token": 5}),
+    ],
+)
+def test_every_style_of_parameters(style: str, marks: str, values: Any) -> None:
+    """Values are never part of the text, whatever the driver calls them."""
+    asked = list[Any]()
+
+    class Cursor:
+        description = ("token",)
+
+        def execute(self, text: str, values: Any) -> None:
+            asked.append((text, values))
+
+        def fetchall(self) -> list[Any]:
+            return [(5,)]
+
+        def close(self) -> None: ...
+
+    class Strange:
+        cursor = Cursor
+
+    SqlFence("job", paramstyle=style).check(Strange(), token(5))
+    [(text, given)] = asked
+    assert f"VALUES ({marks}) ON CONFLICT" in text and given == values
+
+
+@pytest.mark.parametrize("style", ["qmark", "named"])
+def test_styles_that_sqlite_knows(style: str, tmp_path: Any) -> None:
+    """By position and by name."""
     fence = SqlFence("job", paramstyle=style)
-    connection = sqlite3.connect(tmp_path / "data.db")
-    fence.create_table(connection)
-    fence.check(connection, token(5))
-    with pytest.raises(StaleToken):
-        fence.check(connection, token(4))
-    connection.close()
+    with closing(sqlite3.connect(tmp_path / "data.db")) as connection:
+        fence.create_table(connection)
+        fence.check(connection, token(5))
+        with pytest.raises(StaleToken):
+            fence.check(connection, token(4))
 
 
 def test_a_table_in_a_schema(postgres: Any) -> None:

@@ -35,6 +35,7 @@ from leases.errors import (
     StoreError,
     TokenRefused,
 )
+from leases.fencing.level import Level
 from leases.fencing.token import Token, of_lock
 from leases.lease import Lease
 from leases.record import check_name
@@ -184,9 +185,9 @@ class FencingMiddleware:
     which finds the `Token` in ``scope["leases.fencing_token"]`` and hands it to `SqlFence.check` in the
     transaction that writes. If that raises, the refusal is answered here, with the same statuses.
 
-    Level: with a ``fence`` alone it compares, and then the application writes; a request that is stopped
-    in between gets through, as if the lock's store had been asked. With the application's own check in the
-    step of its write, it is that check's level. WebSockets and other kinds of connections pass unchecked.
+    Level: asked. With a ``fence`` alone it compares, and then the application writes; a request that is
+    stopped in between gets through. With the application's own check in the step of its write, it is that
+    check's level. WebSockets and other kinds of connections pass unchecked.
 
     Args:
         app: the application.
@@ -198,6 +199,8 @@ class FencingMiddleware:
     Raises:
         ConfigurationError: options that cannot work together.
     """
+
+    level: Final = Level.ASKED
 
     def __init__(
         self,
@@ -246,6 +249,8 @@ class WsgiFencingMiddleware:
 
     The `Token` is in ``environ["leases.fencing_token"]``. Arguments, statuses and level are the same.
     """
+
+    level: Final = Level.ASKED
 
     def __init__(
         self,

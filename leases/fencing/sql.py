@@ -68,8 +68,6 @@ class SqlFence:
         ConfigurationError: an option that cannot work.
     """
 
-    level: Final = Level.SEALED
-
     def __init__(
         self,
         name: str,
@@ -85,6 +83,11 @@ class SqlFence:
         self._quoted = _quote(table)
         self._connect = _check_connect(connect)
         self._style = _check_style(paramstyle)
+
+    @property
+    def level(self) -> Level:
+        """What it is worth: without ``connect`` it cannot be sealed before the first write."""
+        return Level.HIGHEST_SEEN if self._connect is None else Level.SEALED
 
     # ---- in the caller's transaction -------------------------------------------------------------
 
