@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
@@ -84,6 +85,27 @@ def test_lease_outside_of_a_call(plain: Colour, store: Store) -> None:
         led.lease()
     led()
     assert led.lease().held
+
+
+def test_type_checkers_see_what_a_call_returns(plain: Colour, store: Store) -> None:
+    """What is skipped returns the default, what waits or raises does not; arguments stay as they are."""
+
+    @leader_only("job", store=store)
+    def skips(number: int) -> str:
+        return str(number)
+
+    @leader_only("job", store=store, default=0)
+    def replaces(number: int) -> str:
+        return str(number)
+
+    @leader_only("job", store=store, otherwise="wait", timeout=PATIENCE)
+    async def waits(number: int) -> str:
+        return str(number)
+
+    assert assert_type(skips(1), str | None) == "1"
+    assert assert_type(replaces(2), str | int) == "2"
+    assert assert_type(asyncio.run(waits(3)), str) == "3"
+    assert skips.resign(PATIENCE)
 
 
 def test_methods(store: Store) -> None:
