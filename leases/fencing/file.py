@@ -46,7 +46,8 @@ class FileFence:
     Args:
         name: the lock that guards; tokens of others are refused.
         path: the file. It need not exist, its folder must.
-        timeout: seconds to wait for a write under way. Default 10.
+        timeout: seconds to wait for a write under way; in a seal over and above the timeout of the
+            acquisition. Default 10.
 
     Raises:
         ConfigurationError: a name, a path or a timeout that cannot work, or a system without file locks.

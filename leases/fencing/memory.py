@@ -34,7 +34,8 @@ class MemoryFence:
 
     Args:
         name: the lock that guards; tokens of others are refused.
-        timeout: seconds to wait for a body that is under way. Default 10.
+        timeout: seconds to wait for a body that is under way; in a seal over and above the timeout of the
+            acquisition. Default 10.
 
     Raises:
         ConfigurationError: a name or a timeout that cannot work.

@@ -62,7 +62,8 @@ class SqlFence:
         connect: for `seal`, a function that gives a new connection (which is closed), or a context manager
             of one, as a pool's ``connection`` does; or a SQLAlchemy engine. Not in autocommit.
         paramstyle: of the DB-API, where it cannot be told by the connection.
-        timeout: seconds for which `seal` waits for another transaction. Default 5.
+        timeout: seconds for which `seal` waits for another transaction, and an acquisition with it, over
+            and above its own timeout. Default 5.
 
     Raises:
         ConfigurationError: an option that cannot work.
