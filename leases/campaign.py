@@ -92,6 +92,7 @@ class Part:
         self.error: BaseException | None = None
         self.place: Place | None = None
         self.thread = threading.get_ident()
+        self.task: asyncio.Task[None] | None = None  # that works
         self._lookout: Lookout | None = None
         self._progress: Progress | None = None
         self._rivals: Rivals | None = None
@@ -117,8 +118,10 @@ class Part:
             reign.ask()
         self.bell.ring()
 
-    def inside(self) -> bool:
+    def inside(self, *, awaited: bool = False) -> bool:
         """Whether whoever asks is one on whom it waits, and must not wait for it."""
+        if awaited:
+            return asyncio.current_task() in (self.task, self.herald.task)
         return threading.get_ident() in (self.thread, self.herald.thread)
 
     def open(self) -> None:
@@ -388,7 +391,7 @@ def take_part(part: Part, bell: threads.Bell, work: Work | None) -> None:
 def _worked(reign: Reign, work: Work | None, bell: threads.Bell) -> BaseException | None:
     lease = reign.lease
     try:
-        with _body(lease):
+        with _body(lease, threading.get_ident()):
             if work is not None:
                 work(lease)
                 return None
@@ -409,16 +412,18 @@ def _called(step: Callable[[], object]) -> BaseException | None:
 
 
 @contextmanager
-def _body(lease: Lease) -> Generator[None, None, None]:
-    """What is to stop the work is told where it begins, and when it has ended."""
-    if lease._stopper is None:
-        yield
-        return
+def _body(lease: Lease, me: object) -> Generator[None, None, None]:
+    """Where the work begins, and where it has ended and nothing may stop it any more.
+
+    Whoever waits in it for the lock that it leads by is told that it would be for ever.
+    """
+    lease._tenure.ticket.body = me
     try:
-        lease._stopper.entered()
         yield
     finally:
-        lease._stopper.end()
+        if lease._stopper is not None:
+            lease._stopper.end()
+        lease._tenure.ticket.body = None
 
 
 # ---- the driver for asyncio ----------------------------------------------------------------------
@@ -433,7 +438,7 @@ async def take_part_async(part: Part, bell: aio.Bell, work: WorkAsync) -> None:
         while True:
             thrown = answer = None
             if isinstance(step, Leading):
-                answer = await _worked_async(step.reign, work)
+                answer = await _worked_async(part, step.reign, work)
             elif isinstance(step, Freeing):
                 await step.lease.release_async(to=step.to)
             elif callable(step):
@@ -448,14 +453,14 @@ async def take_part_async(part: Part, bell: aio.Bell, work: WorkAsync) -> None:
         part.close()
 
 
-async def _worked_async(reign: Reign, work: WorkAsync) -> BaseException | None:
+async def _worked_async(part: Part, reign: Reign, work: WorkAsync) -> BaseException | None:
     """Run the work as a task, and come back when it has stopped, whoever is cancelled meanwhile."""
 
     async def body() -> None:
-        with _body(reign.lease):
+        with _body(reign.lease, asyncio.current_task()):
             await work(reign.lease)
 
-    task = asyncio.create_task(body(), name=f"leases-work-{reign.lease.name}")
+    task = part.task = asyncio.create_task(body(), name=f"leases-work-{reign.lease.name}")
     ending = asyncio.create_task(reign.lease.ending.wait_async())
     told, cut_off = False, None
     while not task.done():

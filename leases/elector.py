@@ -294,7 +294,7 @@ class Elector:
         if part is None:
             return True
         part.stop()
-        if timeout == 0 or self._may_not_wait(part):
+        if timeout == 0 or part.inside():
             return part.ended.is_open
         return _wait(until_ended(part, timeout), part, part.ended.bells)
 
@@ -305,7 +305,7 @@ class Elector:
         if part is None:
             return True
         part.stop()
-        if timeout == 0:
+        if timeout == 0 or part.inside(awaited=True):
             return part.ended.is_open
         return await _wait_async(until_ended(part, timeout), part, part.ended.bells)
 
@@ -428,7 +428,7 @@ class Elector:
         if part is None or reign is None:
             return False
         reign.ask(to)
-        if timeout == 0 or self._may_not_wait(part):
+        if timeout == 0 or part.inside():
             return reign.over.is_open and reign.done
         return _wait(until_over(part, reign, timeout), part, reign.over.bells)
 
@@ -437,13 +437,9 @@ class Elector:
         if part is None or reign is None:
             return False
         reign.ask(to)
-        if timeout == 0:
+        if timeout == 0 or part.inside(awaited=True):
             return reign.over.is_open and reign.done
         return await _wait_async(until_over(part, reign, timeout), part, reign.over.bells)
-
-    def _may_not_wait(self, part: Part) -> bool:
-        """Whether what would be waited for waits for this thread."""
-        return part.inside()
 
     def _fork(self) -> None:
         """In the child of a fork: what takes part is the parent."""

@@ -19,9 +19,11 @@ class Herald:
 
     Attributes:
         thread: the identity of the thread that calls, if it is one of its own.
+        task: the task that calls, if it is one.
     """
 
     thread: int | None = None
+    task: asyncio.Task[None] | None = None
 
     def tell(self, call: Callable[..., object], *args: object) -> None:
         """Call it after all that was told before; it waits for nothing."""
@@ -68,7 +70,7 @@ class TaskHerald(Herald):
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Callable[[], object] | None] = asyncio.Queue()
-        self._task = self._loop.create_task(self._run(), name=f"leases-herald-{name}")
+        self.task = self._loop.create_task(self._run(), name=f"leases-herald-{name}")
 
     def tell(self, call: Callable[..., object], *args: object) -> None:
         self._put(partial(call, *args))
@@ -81,7 +83,8 @@ class TaskHerald(Herald):
     async def close(self) -> None:
         """Wait until all was called that was told, unless that takes too long; then the task ends."""
         self._put(None)
-        _, late = await asyncio.wait({self._task}, timeout=_LAST_CALLS)
+        assert self.task is not None
+        _, late = await asyncio.wait({self.task}, timeout=_LAST_CALLS)
         for task in late:
             task.cancel()
 

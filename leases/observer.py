@@ -311,6 +311,7 @@ class Lookout:
         self._bell = Bell()
         self._closed = False
         self._told: list[Leader | None] = []  # what was told last, if anything was
+        self._complained = False  # since something was seen
         threading.Thread(target=self._run, name=f"leases-lookout-{name}", daemon=True).start()
 
     def close(self) -> None:
@@ -325,8 +326,9 @@ class Lookout:
                 with closing(script):
                     self._follow(script)
             except StoreError as error:
-                if not self._closed:
-                    report("who leads %r cannot be seen", self._name, error)
+                if not self._closed and not self._complained:
+                    report("who leads %r cannot be seen; it is tried again", self._name, error)
+                self._complained = True
                 self._show(None)
                 self._bell.wait(_AGAIN_MOST)
 
@@ -335,6 +337,7 @@ class Lookout:
             if self._closed:
                 return
             if isinstance(step, Seen):
+                self._complained = False
                 self._show(step.leader)
             elif callable(step):
                 step()

@@ -77,7 +77,7 @@ class Reign:
         working: whether the work goes on.
         successor: for whom the lock is to be freed.
         over: opens when nothing more is done about it.
-        done: whether the lock was freed by this tenure, or passed on.
+        done: whether the lock was freed by this tenure, or passed on to another of this process.
     """
 
     def __init__(self, manifesto: Manifesto, herald: Herald, lease: Lease) -> None:
@@ -145,7 +145,8 @@ class Reign:
     def end(self) -> None:
         """The lease was released, or there was nothing to release."""
         tenure = self.lease._tenure
-        self.done = tenure.released or tenure.machine.phase is Phase.DONE
+        freed = tenure.released or tenure.machine.phase is Phase.DONE
+        self.done = freed and tenure.machine.lost is None
         self.over.open()
 
     # ---- what is asked of it ---------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import signal
 import threading
 from typing import Any
@@ -14,12 +13,8 @@ import pytest
 from candidates import Electorate, electorate, in_thread, stands_by, threads
 from leases import (
     ConfigurationError,
-    Elector,
     LeaseLost,
     Lock,
-    RecordRefused,
-    StoreDenied,
-    StoreUnavailable,
 )
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
@@ -28,7 +23,6 @@ from stubborn import (
     SHORT,
     Stubborn,
     another_process,
-    break_,
     intrude,
     leftovers,
     store_on,
@@ -191,6 +185,27 @@ def test_stop_ends_a_campaign_whose_store_hangs(electorate: Electorate) -> None:
     backend.gate.set()
 
 
+@pytest.mark.parametrize("when", ["_place", "_begin"])
+def test_stop_comes_at_any_instant(
+    electorate: Electorate, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Between the decision to campaign and the campaign, or between the election and the work."""
+    store, made = store_on(), list[Any]()
+    if when == "_place":
+        Lock("job", store=another_process(store), ttl=TTL).acquire()
+    real = getattr(Lock, when)
+
+    def stops(self: Any, *args: Any, **options: Any) -> Any:
+        if self is made[0].elector._lock:
+            made[0].elector.stop(0)
+        return real(self, *args, **options)
+
+    made.append(electorate.candidate(store, ttl=TTL))
+    monkeypatch.setattr(Lock, when, stops)
+    made[0].run().future.result(PATIENCE)
+    assert made[0].heard("elected") == [] or made[0].heard("lost") == ["released"]
+
+
 def test_stop_before_anything_began() -> None:
     """An elector that takes no part has stopped, and nothing was given up."""
     elector = store_on().elector("job")
@@ -311,6 +326,19 @@ def test_ctrl_c_in_the_work_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: not leftovers(store))
 
 
+def test_the_work_does_not_wait_for_its_own_lock(electorate: Electorate) -> None:
+    """Whoever leads holds the lock of that name: waiting for it in the work is refused."""
+    store = store_on()
+    one = electorate.candidate(store, ttl=TTL)
+
+    async def waits(lease: Any) -> None:
+        await Lock("job", store=store).acquire_async()
+
+    one.until = waits if electorate.colour == "asyncio" else lambda lease: Lock("job", store=store).acquire()
+    with pytest.raises(ConfigurationError, match="wait for itself"):
+        one.run().future.result(PATIENCE)
+
+
 # ---- asyncio -------------------------------------------------------------------------------------
 
 
@@ -341,6 +369,26 @@ def test_cancelling_run_async_stops_the_work_first() -> None:
 
     asyncio.run(main())
     assert order in ([True, False], [False])  # the second cancellation may have struck the last sleep
+
+
+def test_asking_from_within_does_not_wait() -> None:
+    """The work and the callbacks of a loop may stop and resign: they are not told to wait for themselves."""
+    said: list[bool] = []
+
+    async def main() -> None:
+        async def on_lost(lease: Any, loss: Any) -> None:
+            said.append(await elector.stop_async())
+
+        elector = store_on().elector("job", ttl=TTL, on_lost=on_lost)
+
+        async def work(lease: Any) -> None:
+            said.append(await elector.resign_async())
+            await asyncio.Event().wait()
+
+        await asyncio.wait_for(elector.run_async(work), 1.5)
+
+    asyncio.run(main())
+    assert said[:2] == [False, False]
 
 
 def test_work_that_cancels_itself_ends_run() -> None:
@@ -387,173 +435,3 @@ def test_work_on_a_loop_is_cancelled_at_a_loss() -> None:
         return found
 
     assert sorted(asyncio.run(main())) == ["cancelled", "superseded"]
-
-
-# ---- the store -----------------------------------------------------------------------------------
-
-
-def test_a_store_that_is_away_is_waited_for(electorate: Electorate) -> None:
-    """No answer ends no campaign: when the store is back, it leads."""
-    backend = Stubborn()
-    backend.down = True
-    one = electorate.candidate(store_on(backend), ttl=SHORT).run()
-    until(lambda: len(backend.calls) >= 3)
-    assert not one.future.done()
-    backend.down = False
-    one.leads()
-
-
-def test_a_store_that_cannot_be_connected_is_tried_again(
-    electorate: Electorate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same where even connecting fails; it is logged once."""
-    from leases import lock
-
-    store, fails = store_on(), [3]
-    real = lock.Lock._connect
-
-    def connect(self: Any) -> Any:
-        if fails[0]:
-            fails[0] -= 1
-            raise StoreUnavailable("nobody there; start it")
-        return real(self)
-
-    one = electorate.candidate(store, ttl=TTL)
-    one.elector._lock._hub = None
-    monkeypatch.setattr(lock.Lock, "_connect", connect)
-    one.run().leads()
-    assert fails == [0]
-
-
-@pytest.mark.parametrize(
-    "error", [StoreDenied("not you; log in"), RecordRefused("job", "it is foreign", b"?")]
-)
-def test_a_refusal_ends_run(electorate: Electorate, error: Exception) -> None:
-    """What waiting will not mend comes out of run."""
-    backend = Stubborn()
-
-    def refuse(kind: str, name: str) -> None:
-        raise error
-
-    backend.before = refuse
-    one = electorate.candidate(store_on(backend), ttl=TTL)
-    with pytest.raises(type(error)):
-        one.run().future.result(PATIENCE)
-    assert isinstance(one.elector.error, type(error))
-
-
-def test_a_store_that_is_closed_ends_run(electorate: Electorate) -> None:
-    """A connected store that its owner closes is not waited for, neither by a leader nor by who stands by."""
-    store = store_on()
-    two_store = another_process(store)
-    one = electorate.candidate(store, ttl=TTL).run().leads()
-    two = electorate.candidate(two_store, ttl=TTL).run()
-    until(lambda: stands_by(two_store))
-    for candidate, its_store in ((two, two_store), (one, store)):
-        its_store.close()
-        with pytest.raises(StoreUnavailable, match="was closed"):
-            candidate.future.result(PATIENCE)
-    assert one.heard("lost") == ["closed"]
-
-
-def test_a_ttl_that_is_too_short_ends_run(electorate: Electorate) -> None:
-    """What the store cannot keep is refused by run, where it is connected only then."""
-    from stubborn import fresh_url
-
-    one = electorate.candidate(store_on(), ttl=TTL)
-    one.elector = Elector("job", store=fresh_url("etcd"), ttl=0.2)
-    with pytest.raises(ConfigurationError, match="ttl"):
-        one.run().future.result(PATIENCE)
-
-
-def test_a_broken_lock_ends_the_tenure(electorate: Electorate) -> None:
-    """Whose lock was broken by an operator is told so, and leads again when the record is over."""
-    store = store_on()
-    one = electorate.candidate(store, ttl=SHORT).run().leads()
-    break_(store, "job")
-    until(lambda: len(one.works) == 2)
-    assert one.heard("lost") == ["broken"]
-
-
-# ---- what is refused -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"metadata": {"leases.priority": "1"}}, "reserved"),
-        ({"priority": True}, "integer"),
-        ({"priority": 1.5}, "integer"),
-        ({"on_elected": 1}, "cannot be called"),
-        ({"on_lost": "explode"}, "on_lost"),
-        ({"on_lost": ("explode", print)}, "on_lost"),
-        ({"renew_while": "yes"}, "cannot be called"),
-        ({"patience": -1}, "patience"),
-        ({"holder": ""}, "holder"),
-        ({"ttl": 0.01}, "ttl"),
-        ({"store": "nowhere:"}, "nowhere"),
-        ({"name": "x" * 253, "priority": 1}, "252 bytes"),
-        ({"semantics": "at-least-once", "on_lost": "exit"}, "at-least-once"),
-    ],
-)
-def test_bad_options_are_refused_when_it_is_made(options: dict[str, Any], says: str) -> None:
-    """Nothing waits for an election to be found wrong."""
-    make: Any = Elector
-    with pytest.raises(ConfigurationError, match=says):
-        make(**{"name": "job", **options})
-
-
-def test_work_of_the_wrong_colour_is_refused() -> None:
-    """run takes functions, run_async coroutine functions; words that need the other colour are refused."""
-    elector = store_on().elector("job")
-
-    async def coroutine(lease: Any) -> None: ...
-
-    with pytest.raises(ConfigurationError, match="run_async"):
-        elector.run(coroutine)
-    with pytest.raises(ConfigurationError, match="cancels a task"):
-        store_on().elector("job", on_lost="cancel").run(print)
-    with pytest.raises(ConfigurationError, match="renew_while"):
-        store_on().elector("job", renew_while=coroutine).run(print)
-
-    async def main() -> None:
-        with pytest.raises(ConfigurationError, match="not a coroutine function"):
-            await elector.run_async(print)  # type: ignore[arg-type]
-
-    asyncio.run(main())
-
-
-def test_an_elector_stays_in_its_process() -> None:
-    """It cannot be pickled, and says so."""
-    with pytest.raises(TypeError, match="belongs to this process"):
-        pickle.dumps(store_on().elector("job"))
-
-
-def test_after_a_fork_the_child_owns_nothing() -> None:
-    """In the child of a fork the elector does not lead, its work is over, and it can campaign for itself."""
-    store = store_on(clock=ManualClock())
-    elector = store.elector("job", ttl=TTL)
-    read, write = os.pipe()
-
-    def work(lease: Any) -> None:
-        child = os.fork()
-        if child:
-            os.waitpid(child, 0)
-            elector.stop(0)
-            return
-        assert not elector.is_leader and elector.lease is None and lease.lost.reason == "forked"
-
-    parent = os.getpid()
-    said = ""
-    try:
-        elector.run(work)
-    except LeaseLost as loss:
-        said = loss.reason
-    finally:
-        if os.getpid() != parent:
-            os.write(write, said.encode())
-            os._exit(0)
-    os.close(write)
-    assert os.read(read, 100) == b"forked"
-    os.close(read)
-    assert elector.error is None and not store.status("job").held

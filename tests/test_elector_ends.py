@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from candidates import Candidate, Electorate, electorate, in_thread, stands_by, threads
 from leases import Lease, LeaseLost, Lock
+from leases.reign import Reign
 from stores import Site, every_store
 from stubborn import (
     PATIENCE,
@@ -326,6 +331,51 @@ def test_words_reach_the_lease(threads: Electorate) -> None:
     at = time.monotonic()
     elector.run(work)
     assert heard[0] == "superseded" and time.monotonic() - at < PATIENCE / 2
+
+
+def test_work_that_has_ended_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that comes after the work, before the release, interrupts nothing that is not the work."""
+    store = store_on()
+    elector = store.elector("job", ttl=TTL, on_lost="interrupt")
+    real = Reign.work_stopped
+
+    def work_stopped(reign: Reign) -> None:
+        intrude(store, "job")
+        assert reign.lease.lost.wait(PATIENCE)
+        time.sleep(0.05)  # an interrupt would come now
+        real(reign)
+
+    monkeypatch.setattr(Reign, "work_stopped", work_stopped)
+    elector.run(lambda lease: elector.stop())
+    assert elector.error is None
+
+
+@pytest.mark.parametrize("word", ["exit", "kill"])
+def test_the_last_words_are_heard(word: str) -> None:
+    """``on_lost`` with a word that ends the process: the function is called before that."""
+    program = f"""
+import sys, time
+from leases import Elector
+from stubborn import intrude, store_on
+from candidates import in_thread
+store = store_on()
+def heard(lease, loss):
+    print("heard", loss.reason, flush=True)
+def work(lease):
+    in_thread(lambda: intrude(store, "job"))
+    time.sleep(20)
+store.elector("job", ttl=2.0, on_lost=({word!r}, heard)).run(work)
+"""
+    root = Path(__file__).parent
+    path = os.pathsep.join([str(root), str(root.parent), str(root.parent / "backends")])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "heard superseded\n"
+    assert done.returncode == (70 if word == "exit" else -9)
 
 
 def test_stop_within_tells_before_the_deadline(threads: Electorate) -> None:
