@@ -248,6 +248,17 @@ def test_guardian_is_replaced_when_it_can_be(monkeypatch: pytest.MonkeyPatch) ->
     guardian.set(system_clock().hold + 100)
     assert guardian._process.poll() is None
     guardian.delete()
+    assert guardian._process.poll() is not None
+
+
+@linux
+@on_sqlite
+def test_guardian_that_hears_no_more_keeps_watch(site: Site) -> None:
+    """A process that closes every file, as daemons do, has cut off its guardian, which kills in time."""
+    with watched(site.url, "orders", guardian=True) as remote:
+        remote.order("close files")
+        gone = gone_at(remote.pid)
+    check_in_time(gone, was_sent(site))
 
 
 @linux
@@ -258,8 +269,9 @@ def test_guardian_goes_with_its_process(site: Site) -> None:
         assert len(guardians(remote.pid)) == 1
         remote("release")
         assert guardians(remote.pid) == []
-    with watched(site.url, "orders", guardian=True) as remote:
+    with watched(site.url, "orders", guardian=True, ttl=20) as remote:
         [pid] = guardians(remote.pid)
+        assert os.getsid(pid) == pid  # No terminal and no signal to our group reaches it.
         guard = os.pidfd_open(pid)
         remote.kill()
         assert select.select([guard], [], [], 10)[0]
