@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -168,18 +167,18 @@ def test_resign_waits_no_longer_than_it_may(colour: Colour, store: Store) -> Non
 
 def test_resign_ends_where_calls_do_not(plain: Colour, store: Store) -> None:
     """It waits for the end of this part of the process, and not of one that a later call has begun."""
-    over = threading.Event()
-
-    def call_on() -> None:
-        while not over.is_set():
-            led()
-
     led = plain.make(store=store)
     led()
-    calling = begin(call_on)
+    led_by_it = leadership_of(led)
+
+    def call_again() -> None:
+        if led_by_it.thread is None:
+            led()
+
+    led_by_it._bells.append(call_again)  # Before who resigns hears of it.
     assert begin(led.resign).result(PATIENCE) is True
-    over.set()
-    calling.result(PATIENCE)
+    assert led.is_leader
+    led_by_it._bells.remove(call_again)
 
 
 def test_a_call_that_was_cut_off_at_its_end(
