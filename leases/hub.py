@@ -331,7 +331,9 @@ class Hub:
         if self._silences < 2 or self._silent_since is not None:
             return
         with self._mutex:
-            first, self._silent_since = self._silent_since is None, self.clock().wait
+            first = self._silent_since is None
+            if first:
+                self._silent_since = self.clock().wait
         if first:
             logs.away(self.backend.identity, cause)
 

@@ -84,7 +84,7 @@ def test_leader_stops_its_work_and_another_takes_over(lease_sandbox: Sandbox) ->
         lease.ending.wait()
 
     elector = Elector("scheduler")
-    thread = threading.Thread(target=elector.run, args=(work,))
+    thread = threading.Thread(target=elector.run, args=(work,), daemon=True)
     thread.start()
     lease_sandbox.until(lambda: elector.is_leader)
     lease_sandbox.advance(60)
@@ -176,10 +176,11 @@ def test_deadline_comes_at_its_time(lease_sandbox: Sandbox) -> None:
 
 
 def test_host_that_sleeps(lease_sandbox: Sandbox) -> None:
-    """The lease is over when the host wakes, and says so."""
-    lease = lease_sandbox.store.lock("job").acquire()
+    """The lease is over when the host wakes, and whoever listens has been told so."""
+    lease, told = lease_sandbox.store.lock("job").acquire(), list[str]()
+    lease.listen(lambda event: told.append(type(event).__name__))
     lease_sandbox.clock.suspend(60)
-    assert lease.lost.reason == "expired"
+    assert lease.lost.reason == "expired" and told == ["Lost"]
 
 
 def test_who_waits_has_it_when_its_time_comes(lease_sandbox: Sandbox) -> None:

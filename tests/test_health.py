@@ -190,7 +190,7 @@ def test_work_that_goes_on_after_its_lease() -> None:
     clock, go = ManualClock(), threading.Event()
     store = store_on(clock=clock)
     elector = Elector("job", store=store, ttl=12)
-    thread = threading.Thread(target=elector.run, args=(lambda lease: go.wait(20),))
+    thread = threading.Thread(target=elector.run, args=(lambda lease: go.wait(20),), daemon=True)
     thread.start()
     until(lambda: elector.is_leader)
     assert of(elector) == []
@@ -212,7 +212,7 @@ def test_work_that_may_go_on_is_well() -> None:
     backend = Stubborn()
     store = store_on(backend, clock=clock)
     elector = Elector("job", store=store, ttl=12, semantics="at-least-once")
-    thread = threading.Thread(target=elector.run, args=(lambda lease: go.wait(20),))
+    thread = threading.Thread(target=elector.run, args=(lambda lease: go.wait(20),), daemon=True)
     thread.start()
     until(lambda: elector.is_leader)
     clock.advance(20)

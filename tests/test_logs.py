@@ -139,6 +139,15 @@ def test_lock_that_was_never_had_is_not_lost(said: Callable[..., list[str]]) -> 
     Lock("job", store=store, fences=[Slow()]).acquire()
     assert len(calls) == 2 and said(logging.WARNING) == []
 
+    class Closing:
+        def seal(self, lease: object) -> None:
+            other.close()
+
+    other = store_on()
+    with pytest.raises(ConnectionError):
+        Lock("job", store=other, fences=[Closing()]).acquire()
+    assert said(logging.WARNING) == []
+
 
 def test_store_that_goes_away_and_comes_back(said: Callable[..., list[str]]) -> None:
     """It is said once each, of a store and not of each lock; one answer that got lost is not worth a line."""

@@ -116,6 +116,7 @@ def test_renewals_and_their_failures(registry: CollectorRegistry) -> None:
     until(lambda: value(registry, "leases_renew_failures_total", store, outcome="unknown") >= 1)
     clock.advance(3)
     look(store)
+    assert value(registry, "leases_renew_failures_total", store, outcome="applied") == -1
     assert value(registry, "leases_jeopardies_total", store) == 1
     assert value(registry, "leases_losses_total", store, reason="expired") == -1
     clock.advance(LONG)
