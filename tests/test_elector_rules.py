@@ -147,8 +147,25 @@ def test_renewed_while_it_says_yes(threads: Electorate) -> None:
     until(lambda: one.lease.lost)
     assert one.heard("lost") == ["expired"]
     assert one.lease.deadline <= stalled + SHORT * (1 / 3 + 0.75) + 0.01
+    lost_at, moves[0] = one.lease.lost.at, True
+    until(lambda: len(one.works) == 2)
+    assert lost_at is not None
+    began = one.lease.deadline - one.elector._lock.terms.hold
+    assert began >= lost_at + SHORT  # which it leaves to others
+
+
+def test_who_was_stalled_makes_no_bid(threads: Electorate) -> None:
+    """A preferred candidate that has lost it for want of progress leaves it to others for a ttl."""
+    store, moves = store_on(), [True]
+    high = threads.candidate(store, ttl=1.0, holder="high", priority=9, renew_while=lambda: moves[0])
+    high.run().leads()
+    moves[0] = False
+    low = threads.candidate(another_process(store), ttl=1.0, holder="low", priority=1).run().leads()
     moves[0] = True
-    until(lambda: len(one.works) == 2)  # after a ttl, which it leaves to others
+    time.sleep(0.3)  # nothing is to happen
+    assert low.elector.is_leader and not store.status("job/bid").held
+    until(lambda: len(high.works) == 2)
+    assert low.heard("lost") == ["released"]
 
 
 def test_progress_that_comes_back_in_time_goes_on(threads: Electorate) -> None:
