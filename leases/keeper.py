@@ -15,11 +15,13 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from leases.clock import system_clock
+
 if TYPE_CHECKING:
     from leases.contract import Traits
 
-# Condition variables wait on a clock that stands still while the host sleeps; deadlines do not. So the
-# keeper never sleeps for longer than this while it has something to keep.
+# Condition variables wait on a clock that stands still while the host sleeps; deadlines do not, and neither
+# do plans. So the keeper never sleeps for longer than this while it has something to keep.
 _LONGEST_SLEEP: Final = 1.0
 # Nor for a shorter time: of thousands of leases it then renews a few at a time, and not each by a wake-up.
 # It is within what `Terms` leaves between the deadline and the bound, with its defaults and the shortest ttl.
@@ -69,7 +71,7 @@ class Keeper:
     @property
     def late(self) -> float:
         """For how many seconds something has been due, or is being looked at; it waits for no mutex."""
-        serving, now = self._serving, time.monotonic()
+        serving, now = self._serving, _now()
         since = [plan[0] for plan in list(self._heap) if plan[2] is not None]
         if serving is not None:
             since.append(serving[0])
@@ -83,7 +85,7 @@ class Keeper:
         drop(kept)
         if delay is None:
             return True
-        due = time.monotonic() + delay
+        due = _now() + delay
         plan = kept.plan = Plan((due, next(self._order), kept))
         with self._mutex:
             heapq.heappush(self._heap, plan)
@@ -119,7 +121,7 @@ class Keeper:
             self._thread = None
 
     def _serve(self, kept: Kept) -> None:
-        self._serving = (time.monotonic(), kept)
+        self._serving = (_now(), kept)
         try:
             kept.tick()
         except BaseException as error:  # A fault in one must not end the renewal of all.
@@ -132,7 +134,7 @@ class Keeper:
         """Wait for the next thing that is due."""
         with self._mutex:
             while True:
-                now = time.monotonic()
+                now = _now()
                 # A dropped plan stays until it is due: were the heap empty after every release, every
                 # acquire would have to wake this thread.
                 while self._heap and self._heap[0][0] <= now:
@@ -143,6 +145,11 @@ class Keeper:
                 self._sleeps_until = now + wait if wait is not None else float("inf")
                 self._changed.wait(wait)
                 self._sleeps_until = 0.0
+
+
+def _now() -> float:
+    """The holder's clock: what is meant by one that stands still during sleep is only looked at too soon."""
+    return system_clock().hold
 
 
 def _bounded(wait: float) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from leases import Lock
+from leases.clock import system_clock
 from leases.contract import Traits
 from leases.keeper import Couriers, Keeper, Plan, drop, keeper
 from stubborn import SHORT, Stubborn, memory, store_on, until
@@ -69,6 +70,18 @@ def test_later_plan_replaces_the_earlier() -> None:
     until(lambda: sooner.ticks and later.ticks)
     assert later.ticks[0] >= began + 0.1
     assert (len(sooner.ticks), len(later.ticks), never.ticks) == (1, 1, [])
+
+
+def test_host_that_slept_finds_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S10: plans go by a clock that counts sleep, so that a loss is told soon after the host wakes up."""
+    slept = 0.0
+    monkeypatch.setattr("leases.keeper._now", lambda: system_clock().hold + slept)
+    mine, alarm, later = Keeper(), Alarm(), Alarm()
+    mine.keep(alarm, 300.0)
+    mine.keep(later, 900.0)
+    slept = 600.0
+    until(lambda: alarm.ticks)
+    assert later.ticks == []
 
 
 def test_fault_in_one_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,12 +197,12 @@ def test_jobs_that_hang_do_not_delay_others(couriers: Couriers) -> None:
     """There are several threads, as many as are needed and no more than eight."""
     gate = threading.Event()
     for _ in range(7):
-        couriers.send(gate.wait)  # type: ignore[arg-type]
+        couriers.send(gate.wait)
     done = threading.Event()
     couriers.send(done.set)
     assert done.wait(5) and len(alive()) == 8
     for _ in range(20):
-        couriers.send(gate.wait)  # type: ignore[arg-type]
+        couriers.send(gate.wait)
     assert len(alive()) == 8
     last = threading.Event()
     couriers.send(last.set)
@@ -216,7 +229,7 @@ def test_couriers_leave_when_nothing_is_to_do(monkeypatch: pytest.MonkeyPatch) -
     mine = Couriers(TRAITS)
     gate = threading.Event()
     for _ in range(5):
-        mine.send(gate.wait)  # type: ignore[arg-type]
+        mine.send(gate.wait)
     assert len(alive()) == 5
     gate.set()
     until(lambda: len(alive()) == 1)
@@ -234,7 +247,7 @@ def test_closed_couriers_do_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> No
     mine = Couriers(TRAITS)
     seen: list[int] = []
     gate = threading.Event()
-    mine.send(gate.wait)  # type: ignore[arg-type]
+    mine.send(gate.wait)
     mine.send(lambda: seen.append(1))
     mine.close()
     mine.send(lambda: seen.append(2))
