@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from candidates import Electorate, electorate, stands_by
-from leases import ConfigurationError, Elector, LeaseLost, RecordRefused, StoreDenied, StoreUnavailable
-from leases.testing.clock import ManualClock
+from leases import ConfigurationError, Elector, RecordRefused, StoreDenied, StoreUnavailable
 from stubborn import PATIENCE, SHORT, Stubborn, another_process, break_, fresh_url, store_on, until
 
 __all__ = ["electorate"]  # a fixture
@@ -157,31 +158,44 @@ def test_an_elector_stays_in_its_process() -> None:
         pickle.dumps(store_on().elector("job"))
 
 
-def test_after_a_fork_the_child_owns_nothing() -> None:
-    """In the child of a fork the elector does not lead, its work is over, and it can campaign for itself."""
-    store = store_on(clock=ManualClock())
-    elector = store.elector("job", ttl=TTL)
-    read, write = os.pipe()
+FORKS = """
+import os, signal, sys
+from leases import Elector, LeaseLost
+elector = Elector("job", store=sys.argv[1], ttl=5.0)
+other = Elector("other", store=sys.argv[1], ttl=5.0).start()
+def say(*words): print(*words, flush=True)
+def work(lease):
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        elector.stop(0)
+    else:
+        signal.alarm(20)
+        say("child", elector.is_leader, elector.lease, lease.lost.reason, other.is_leader)
+try:
+    elector.run(work)
+except LeaseLost as loss:
+    say("child's run", loss.reason)
+    third = Elector("third", store=sys.argv[1], ttl=5.0)
+    third.run(lambda lease: (say("child leads", third.is_leader), third.stop()))
+    say("child stops", other.start().stop(), elector.stop())
+    os._exit(0)
+say("parent", elector.error, other.stop())
+"""
 
-    def work(lease: Any) -> None:
-        child = os.fork()
-        if child:
-            os.waitpid(child, 0)
-            elector.stop(0)
-            return
-        assert not elector.is_leader and elector.lease is None and lease.lost.reason == "forked"
 
-    parent = os.getpid()
-    said = ""
-    try:
-        elector.run(work)
-    except LeaseLost as loss:
-        said = loss.reason
-    finally:
-        if os.getpid() != parent:
-            os.write(write, said.encode())
-            os._exit(0)
-    os.close(write)
-    assert os.read(read, 100) == b"forked"
-    os.close(read)
-    assert elector.error is None and not store.status("job").held
+def test_after_a_fork_the_child_owns_nothing(tmp_path: Path) -> None:
+    """In a child no elector leads, the work it is in is over, and it can take part for itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, f"sqlite:{tmp_path / 'leases.db'}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == [
+        "child False None forked False",
+        "child's run forked",
+        "child leads True",
+        "child stops True True",
+        "parent None True",
+    ]
