@@ -41,7 +41,9 @@ class FileFence:
 
     It works on a local file system alone: on network file systems file locks and renames may not be what
     they seem. It cannot stop who writes past it, and who removes ``NAME.fence`` removes its memory. It
-    works for the file's name: a symbolic link is followed, another hard link is another file afterwards.
+    works for the file's name: a symbolic link is followed, another hard link is another file afterwards. A
+    process that is stopped just between comparison and change keeps all others waiting until it goes on or
+    is killed.
 
     Args:
         name: the lock that guards; tokens of others are refused.
