@@ -177,7 +177,7 @@ def test_resign_ends_where_calls_do_not(plain: Colour, store: Store) -> None:
 
     led_by_it._bells.append(call_again)  # Before who resigns hears of it.
     assert begin(led.resign).result(PATIENCE) is True
-    assert led.is_leader
+    until(lambda: led.is_leader)
     led_by_it._bells.remove(call_again)
 
 
