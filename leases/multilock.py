@@ -79,7 +79,7 @@ class MultiLock:
         shortest = min((lock.terms for lock in self.locks), key=lambda terms: terms.hold)
         self._manner = check_manner(on_lost, "at-most-once", 0.0, shortest)
         self._held: dict[MultiLease, object] = {}  # and who acquired it; until released
-        self._bodies: list[_Attempt] = []  # until the body ends
+        self._bodies: dict[_Attempt, object] = {}  # and who began it; until the body ends
 
     @property
     def name(self) -> str:
@@ -155,38 +155,37 @@ class MultiLock:
     def __enter__(self) -> MultiLease:
         attempt = _Attempt(self, threading.get_ident())
         try:
-            self._bodies.append(attempt)
+            self._bodies[attempt] = attempt.me
             lease = self._acquire(attempt, DEFAULT)
             attempt.enter()
             return lease
         except BaseException:
-            self._drop_body(attempt)
+            self._bodies.pop(attempt, None)
             attempt.undo()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        attempt = self._body(threading.get_ident())
         try:
+            attempt = self._body(threading.get_ident())
             attempt.won.leave(error)
+            del self._bodies[attempt]
         except BaseException:
-            attempt.undo()
+            self._cut_off(threading.get_ident())
             raise
-        finally:
-            self._drop_body(attempt)
 
     async def __aenter__(self) -> MultiLease:
         import asyncio
 
         attempt = _Attempt(self, asyncio.current_task())
         try:
-            self._bodies.append(attempt)
+            self._bodies[attempt] = attempt.me
             lease = await self._acquire_async(attempt, DEFAULT)
             attempt.enter()
             return lease
         except BaseException:
-            self._drop_body(attempt)
+            self._bodies.pop(attempt, None)
             attempt.undo()
             raise
 
@@ -195,14 +194,13 @@ class MultiLock:
     ) -> None:
         import asyncio
 
-        attempt = self._body(asyncio.current_task())
         try:
+            attempt = self._body(asyncio.current_task())
             await attempt.won.leave_async(error)
+            del self._bodies[attempt]
         except BaseException:
-            attempt.undo()
+            self._cut_off(asyncio.current_task())
             raise
-        finally:
-            self._drop_body(attempt)
 
     def __call__(self, function: F, /) -> F:
         """Decorate a function or a coroutine function: each call runs under all the locks.
@@ -273,9 +271,11 @@ class MultiLock:
             )
         return mine[-1]
 
-    def _drop_body(self, attempt: _Attempt) -> None:
-        with suppress(ValueError):
-            self._bodies.remove(attempt)
+    def _cut_off(self, me: object) -> None:
+        """A body has ended, and its end did not."""
+        attempt = self._body(me)
+        attempt.undo()
+        del self._bodies[attempt]
 
     def __repr__(self) -> str:
         return f"<MultiLock {self.name}>"

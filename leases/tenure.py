@@ -493,8 +493,8 @@ class Tenure:
     def done(self) -> None:
         """Nothing of it is under way any more: let go of what holds it, and of what it holds."""
         drop(self)
+        self.hub.part(self)  # First: after Ctrl-C in it, this is found by the ticket once more.
         self.on_event = self.ticket.member = None  # Both lead back to this.
-        self.hub.part(self)
 
     def fork(self) -> None:
         """This process is a child: the lease is the parent's."""
