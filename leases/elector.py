@@ -10,23 +10,17 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 from weakref import WeakSet
 
 from leases import threads
-from leases.campaign import (
-    Part,
-    Work,
-    WorkAsync,
-    take_part,
-    take_part_async,
-    until_ended,
-    until_over,
-)
+from leases.campaign import Part, until_ended, until_over
+from leases.contest import Work, take_part
 from leases.errors import ConfigurationError, LeaseLost
 from leases.health import GRACE, Health, check
-from leases.herald import Herald, TaskHerald, ThreadHerald
+from leases.herald import Herald, ThreadHerald
 from leases.identity import default_holder
 from leases.keeper import report
 from leases.lease import Lease, OnLost, Timeout, Word, check_timeout
@@ -34,8 +28,10 @@ from leases.lock import Connected, Fence, Lock
 from leases.observer import PRIORITY, Leader, Sight, observe, observe_async, priority_in
 from leases.record import NAME_BYTES, RESERVED, check_holder, check_metadata
 from leases.reign import Callbacks, Manifesto, Reign
+from leases.rivals import Rivals
 
 if TYPE_CHECKING:
+    from leases.contest_aio import WorkAsync
     from leases.terms import Terms
 
 _LOOK_SECONDS = 5.0
@@ -126,10 +122,11 @@ class Elector:
             calls,
             self._lock.terms.ttl if checked is None else checked,
             progress=renew_while,
-            priority=priority,
-            bids=None if priority is None else _lock_of_bids(self._lock, store, holder, shown),
             tolerant=semantics == "at-least-once",
         )
+        self._rivals: Callable[[Part], Rivals] | None = None
+        if priority is not None:
+            self._rivals = partial(Rivals, priority, _lock_of_bids(self._lock, store, holder, shown))
         self._word = word
         self._holder = None if holder is None else check_holder(holder)
         self._sight: Sight | None = None
@@ -248,12 +245,17 @@ class Elector:
 
         Cancelled, it cancels the work, waits until that has stopped, and releases.
         """
+        import asyncio
+
         from leases import aio
+        from leases.contest_aio import TaskHerald, take_part_async
 
         if not (iscoroutinefunction(work) or iscoroutinefunction(getattr(work, "__call__", None))):  # noqa: B004
             raise ConfigurationError(f"{work!r} is not a coroutine function of a lease; use run for others")
         herald, bell = TaskHerald(self.name) if any(self._manifesto.calls) else Herald(), aio.Bell()
-        part = Part(_awaited(self._manifesto), herald, bell, awaited=True)
+        manifesto, me = _awaited(self._manifesto), asyncio.current_task
+        part = Part(manifesto, herald, bell, me, awaited=True, rivals=self._rivals)
+        part.mine.add(threading.get_ident())  # No function may block the loop.
         try:
             self._begin(part)
             await take_part_async(part, bell, work)
@@ -294,7 +296,7 @@ class Elector:
         if part is None:
             return True
         part.stop()
-        if timeout == 0 or part.inside():
+        if timeout == 0 or threading.get_ident() in part.mine:
             return part.ended.is_open
         return _wait(until_ended(part, timeout), part, part.ended.bells)
 
@@ -305,7 +307,7 @@ class Elector:
         if part is None:
             return True
         part.stop()
-        if timeout == 0 or part.inside(awaited=True):
+        if timeout == 0 or _task() in part.mine:
             return part.ended.is_open
         return await _wait_async(until_ended(part, timeout), part, part.ended.bells)
 
@@ -382,7 +384,7 @@ class Elector:
 
     def _take_part(self, work: Work | None, ready: threading.Event | None = None) -> None:
         herald, bell = ThreadHerald(self.name) if any(self._manifesto.calls) else Herald(), threads.Bell()
-        part = Part(self._manifesto, herald, bell, awaited=False)
+        part = Part(self._manifesto, herald, bell, threading.get_ident, rivals=self._rivals)
         try:
             self._begin(part)
             if ready is not None:
@@ -428,7 +430,7 @@ class Elector:
         if part is None or reign is None:
             return False
         reign.ask(to)
-        if timeout == 0 or part.inside():
+        if timeout == 0 or threading.get_ident() in part.mine:
             return reign.over.is_open and reign.done
         return _wait(until_over(part, reign, timeout), part, reign.over.bells)
 
@@ -437,7 +439,7 @@ class Elector:
         if part is None or reign is None:
             return False
         reign.ask(to)
-        if timeout == 0 or part.inside(awaited=True):
+        if timeout == 0 or _task() in part.mine:
             return reign.over.is_open and reign.done
         return await _wait_async(until_over(part, reign, timeout), part, reign.over.bells)
 
@@ -452,6 +454,12 @@ class Elector:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'an elector belongs to this process; make Elector("{self.name}") in the other one')
+
+
+def _task() -> object:
+    import asyncio
+
+    return asyncio.current_task()
 
 
 def _wait(script: Generator[float | None, None, bool], part: Part, bells: list[Callable[[], object]]) -> bool:

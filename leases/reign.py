@@ -41,8 +41,6 @@ class Manifesto(NamedTuple):
         calls: the callbacks.
         patience: seconds for which the lease of work that was asked to stop is still renewed.
         progress: says whether the work gets on; None where nobody asks.
-        priority: of this candidate; None where it states none.
-        bids: the lock by which a candidate of higher priority makes itself known, where one is stated.
         tolerant: an expiry does not stop the work.
     """
 
@@ -50,8 +48,6 @@ class Manifesto(NamedTuple):
     calls: Callbacks
     patience: float
     progress: Callable[[], object] | None = None
-    priority: int | None = None
-    bids: Lock | None = None
     tolerant: bool = False
 
 

@@ -45,6 +45,8 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.herald", "leases.progress"),
     ("leases.reign",),
     ("leases.campaign",),
+    ("leases.contest", "leases.contest_aio"),
+    ("leases.rivals",),
     ("leases.elector",),
     ("leases.leadership",),
     ("leases.leader",),

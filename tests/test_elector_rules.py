@@ -106,15 +106,19 @@ def test_the_bid_of_the_dead_moves_nobody(threads: Electorate) -> None:
     assert one.elector.is_leader and len(one.works) == 1
 
 
-def test_the_bid_of_the_living_moves_the_leader(electorate: Electorate) -> None:
-    """One that stood there before, and is renewed, does."""
+@pytest.mark.parametrize(("stated", "moves"), [("9", True), ("1", False), ("high", False)])
+def test_the_bid_of_the_living_moves_the_leader(threads: Electorate, stated: str, moves: bool) -> None:
+    """One that stood there before, and is renewed, does, if its priority is higher than the leader's."""
     store = store_on(memory("etcd"))
-    bidder = another_process(store)
-    shown = {"leases.priority": "9"}
-    bid = Lock("job/bid", store=bidder, ttl=0.6, holder="bidder", metadata=shown).acquire()
-    one = electorate.candidate(store, ttl=1.0, holder="one", priority=1).run().leads()
-    until(lambda: one.heard("lost") == ["released"])
-    assert store.status("job").successor == "bidder"
+    shown = {"leases.priority": stated}
+    bid = Lock("job/bid", store=another_process(store), ttl=0.6, holder="bidder", metadata=shown).acquire()
+    one = threads.candidate(store, ttl=1.0, holder="one", priority=1).run().leads()
+    if moves:
+        until(lambda: one.heard("lost") == ["released"])
+        assert store.status("job").successor == "bidder"
+    else:
+        time.sleep(0.5)  # nothing is to happen
+        assert one.elector.is_leader
     bid.release()
 
 
@@ -144,7 +148,7 @@ def test_renewed_while_it_says_yes(threads: Electorate) -> None:
     until(lambda: one.lease.deadline > first + 2 * SHORT)
     moves[0] = False
     stalled = one.lease._tenure.hub.clock().hold
-    until(lambda: one.lease.lost)
+    until(lambda: one.heard("lost"))
     assert one.heard("lost") == ["expired"]
     assert one.lease.deadline <= stalled + SHORT * (1 / 3 + 0.75) + 0.01
     lost_at, moves[0] = one.lease.lost.at, True
