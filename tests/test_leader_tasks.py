@@ -162,6 +162,23 @@ def test_a_call_is_stopped_once(monkeypatch: pytest.MonkeyPatch) -> None:
     play(test)
 
 
+def test_cancel_is_for_losses() -> None:
+    """A call that is only asked to stop, as before a resignation, is not cancelled."""
+
+    async def test(store: Store) -> None:
+        body = Body()
+        led = leader_only("job", store=store, on_lost="cancel")(body.__call__)
+        call = asyncio.create_task(led())
+        await body.began.wait()
+        resigned = asyncio.create_task(led.resign_async())
+        assert await led.lease().ending.wait_async(PATIENCE)
+        await asyncio.sleep(0.05)  # The cancellation would come now.
+        body.go_on.set()
+        assert await call == "ran" and await resigned is True
+
+    play(test)
+
+
 def test_cancel_leaves_other_cancellations_alone() -> None:
     """Whoever else cancels the call sees it cancelled; and a call that has ended is not cancelled later."""
 
