@@ -176,6 +176,23 @@ told()
     assert process.end() == 0 and shop.held
 
 
+def test_one_that_hangs_holds_up_no_other(shop: Shop) -> None:
+    """All that this process leads is given up at once, and only one is left to expire."""
+    process = shop.start("""
+def body():
+    tell(began=True)
+    time.sleep(3600)
+others = [leader_only(f"other-{n}", ttl=600)(lambda: True) for n in range(4)]
+assert all(other() for other in others)
+threading.Thread(target=led(body, ttl=600), daemon=True).start()
+told()
+""")
+    assert process.hear() == {"began": True}
+    process.go_on()
+    assert process.end() == 0
+    assert [status.name for status in shop.store.list() if status.held] == ["job"]
+
+
 def test_no_call_begins_in_an_exit(shop: Shop) -> None:
     """A thread that calls again and again does not take the lead back, however long the exit takes."""
     process = shop.start("""
