@@ -73,8 +73,8 @@ def endangered(name: str, store: str, token: int | None, silence: float, left: f
     _post(
         _WARNING,
         'lease on "%s" is in jeopardy: last renewed %.1f s ago, lost in %.1f s unless renewed before; '
-        "token %s, on %s; last trouble: %s",
-        name, silence, left, token, store, _or_none(why),
+        "token %s, on %s%s",
+        name, silence, left, token, store, _trouble(why),
     )  # fmt: skip
 
 
@@ -82,14 +82,14 @@ def lost(loss: LeaseLost, store: str, silence: float, why: object) -> None:
     """A lease was lost; the arguments are as for `endangered`."""
     _post(
         _WARNING,
-        "%s; last renewed %.1f s ago, token %s, on %s; last trouble: %s",
-        loss, silence, loss.token, store, _or_none(why),
+        "%s; last renewed %.1f s ago, token %s, on %s%s",
+        loss, silence, loss.token, store, _trouble(why),
     )  # fmt: skip
 
 
 def away(store: str, why: object) -> None:
     """A store stopped answering; said once, until it answers again."""
-    _post(_WARNING, "%s gives no answer that can be used: %s", store, _or_none(why))
+    _post(_WARNING, "%s gives no answer that can be used%s", store, "" if why is None else f": {why}")
 
 
 def back(store: str, silence: float) -> None:
@@ -102,8 +102,8 @@ def warn(message: str, *args: object) -> None:
     _post(_WARNING, message, *args)
 
 
-def _or_none(why: object) -> object:
-    return "none" if why is None else why
+def _trouble(why: object) -> str:
+    return "" if why is None else f"; last trouble: {why}"
 
 
 def _post(level: int, message: str, *args: Any) -> None:

@@ -7,9 +7,24 @@
 What changes by itself, as whether a lease stands and for how long, is read from the clock when it is scraped:
 it is right although nobody has updated it. The rest is counted where it happens.
 
-Each metric has the label ``store``, which never holds a credential, and all but one the label ``lock``. Each
-lock that this process has wanted is a series of its own for as long as the process runs; where names have
-no end, such as ``orders/4711``, group them: ``install(group=lambda name: name.split("/")[0])``.
+===================================  ======================================================================
+``leases_is_leader``                 1 while this process holds the lock, else 0
+``leases_held``                      leases that this process holds
+``leases_token``                     the fencing token of the lease that is held
+``leases_deadline_seconds``          seconds to its deadline if no renewal is committed any more
+``leases_in_jeopardy``               1 while a renewal is overdue, else 0
+``leases_jeopardies_total``          how often one was
+``leases_acquire_wait_seconds``      a histogram, by ``outcome``: acquired, timed_out, called_off, failed
+``leases_renew_seconds``             a histogram of the store's answers to renewals
+``leases_renew_failures_total``      by ``outcome``: conflict, unknown, refused
+``leases_acquired_total``            locks acquired
+``leases_losses_total``              by ``reason``: expired, superseded, broken, closed
+``leases_releases_total``            by ``clean``; "false": the store did not say so in time
+===================================  ======================================================================
+
+Each has the label ``store``, which never holds a credential, and all but the second the label ``lock``. Each
+lock that this process wants or has had is a series of its own for as long as the process runs; where names
+have no end, such as ``orders/4711``, group them: ``install(group=lambda name: name.split("/")[0])``.
 
 In the child of a fork counters go on from those of the parent, as prometheus_client has it, and nothing is
 held. Its multi-process mode gathers counters and histograms, but not the gauges, which belong to one process.
@@ -83,7 +98,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, group: Group = str) -> None:
         self._registry, self._group = registry, group
-        self._wanted: dict[tuple[str, str], None] = {}  # (store, lock) of everything that was ever wanted
+        self._had: dict[tuple[str, str], None] = {}  # (store, lock) of everything that was ever acquired
         self._ours: list[Any] = []
         try:
             self._make()
@@ -144,9 +159,9 @@ class Metrics:
 
     def _hear(self, subject: Subject, told: Told) -> None:
         key = (subject.store, self._group(subject.name))
-        self._wanted.setdefault(key)
         match told:
             case Acquired(waited):
+                self._had.setdefault(key)
                 self._acquired.labels(*key).inc()
                 self._wait.labels(*key, "acquired").observe(waited)
             case NotAcquired(waited, outcome):
@@ -173,10 +188,10 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """The gauges, as the clock has them now."""
         leases, stores = _Standing.all(self._group)
-        wanted = dict.fromkeys([*list(self._wanted), *leases])
+        shown = dict.fromkeys([*list(self._had), *leases])
         rows: dict[str, list[tuple[tuple[str, ...], float]]] = {
             "leases_held": [((store,), float(count)) for store, count in stores.items()],
-            "leases_is_leader": [(key, float(key in leases and leases[key].held > 0)) for key in wanted],
+            "leases_is_leader": [(key, float(key in leases and leases[key].held > 0)) for key in shown],
         }
         for key, found in leases.items():
             if found.held:

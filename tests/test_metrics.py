@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from hands import Hands
-from leases import AcquireTimeout, ConfigurationError, Lock
+from leases import AcquireTimeout, ConfigurationError, Lock, Semaphore
 from leases.hooks import hooks
 from leases.metrics import Metrics, install
 from leases.store import Store
@@ -214,6 +215,26 @@ def test_password_is_no_label(registry: CollectorRegistry) -> None:
     with Lock("job", store=store):
         shown = generate_latest(registry)
     assert b'store="memory:x"' in shown and b"hunter2" not in shown
+
+
+def test_semaphore_is_its_slots(registry: CollectorRegistry) -> None:
+    """What is held of a semaphore is a slot, and there is no series for what nobody can hold."""
+    store = store_on()
+    slot = Semaphore("pool", slots=2, store=store).acquire()
+    assert value(registry, "leases_is_leader", store, "pool/slot-0") == 1
+    assert value(registry, "leases_is_leader", store, "pool") == -1
+    slot.release()
+
+
+def test_every_name_is_in_the_docstring() -> None:
+    """What is exported is what the module says, and no more."""
+    import leases.metrics
+
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
+    assert names == set(re.findall(r"``(leases_\w+)``", leases.metrics.__doc__ or ""))
+    metrics.uninstall()
 
 
 def test_names_keep_to_the_conventions() -> None:
