@@ -450,7 +450,7 @@ def test_headers_are_of_a_lease_or_a_token() -> None:
         {"lock": "a", "methods": ["post"]},
         {"lock": "a", "methods": 5},
     ],
-    ids=str,
+    ids=lambda options: "-".join(options) or "nothing",
 )
 def test_what_cannot_work_is_refused_at_once(colour: str, options: dict[str, Any]) -> None:
     """When the application is put together, not at the first request."""

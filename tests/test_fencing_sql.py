@@ -407,7 +407,7 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", WRONG, ids=str)
+@pytest.mark.parametrize("options", WRONG, ids=lambda options: "-".join(options))
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
     """A table's name is an identifier or nothing, so that no text gets into a statement unseen."""
     with pytest.raises(ConfigurationError):
