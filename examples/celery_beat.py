@@ -4,7 +4,8 @@
 
 Two beats would send every task twice; a single one is missed when its host dies. Here each of them goes
 through the schedule, so that all know when each task was due last, and the one that leads sends. What falls
-due between the death of that one and the end of its ttl is not sent. The broker of this example is in
+due between the death of that one and the end of its ttl is not sent; and where clocks of hosts differ, a
+task that falls due just as leadership passes on may be sent twice, or not. The broker of this example is in
 memory; set ``CELERY_BROKER_URL`` for another.
 """
 
