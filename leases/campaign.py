@@ -24,9 +24,10 @@ from leases.clock import Clock, system_clock
 from leases.errors import LeaseLost, StoreUnavailable
 from leases.herald import Herald
 from leases.keeper import report
+from leases.manifesto import Manifesto
 from leases.observer import Lookout
 from leases.progress import Progress
-from leases.reign import Gate, Manifesto, Reign
+from leases.reign import Gate, Reign
 from leases.script import CalledOff, Wait
 
 if TYPE_CHECKING:
@@ -260,18 +261,18 @@ def _rest(part: Part, seconds: float) -> Generator[Wait, Any, None]:
 # ---- waiting for it, from outside ----------------------------------------------------------------
 
 
-def until_ended(part: Part, timeout: float | None) -> Generator[float | None, None, bool]:
+def until_ended(part: Part, timeout: float | None) -> Generator[Wait, None, bool]:
     """Wait for the end of a part; False where the time is over, or its work goes on after its lease."""
     return (yield from _until(part, part.ended, timeout))
 
 
-def until_over(part: Part, reign: Reign, timeout: float | None) -> Generator[float | None, None, bool]:
+def until_over(part: Part, reign: Reign, timeout: float | None) -> Generator[Wait, None, bool]:
     """Wait for the end of a tenure; whether the lock was freed by it."""
     over = yield from _until(part, reign.over, timeout)
     return over and reign.done
 
 
-def _until(part: Part, gate: Gate, timeout: float | None) -> Generator[float | None, None, bool]:
+def _until(part: Part, gate: Gate, timeout: float | None) -> Generator[Wait, None, bool]:
     terms, clock = part.manifesto.lock.terms, part.clock
     until = None if timeout is None else clock().wait + timeout
     while not gate.is_open:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import contextmanager
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet
 
 from leases import threads
@@ -25,17 +25,26 @@ from leases.identity import default_holder
 from leases.keeper import report
 from leases.lease import Lease, OnLost, Timeout, Word, check_timeout
 from leases.lock import Connected, Fence, Lock
-from leases.observer import PRIORITY, Leader, Sight, observe, observe_async, priority_in
-from leases.record import NAME_BYTES, RESERVED, check_holder, check_metadata
-from leases.reign import Callbacks, Manifesto, Reign
+from leases.manifesto import (
+    Callbacks,
+    Manifesto,
+    check_callables,
+    lock_of_bids,
+    on_the_loop,
+    to_show,
+    word_and_call,
+)
+from leases.observer import Leader, Sight, observe, observe_async, priority_in
+from leases.record import RESERVED, check_holder
+from leases.reign import Gate, Reign
 from leases.rivals import Rivals
+from leases.script import Wait
 
 if TYPE_CHECKING:
     from leases.contest_aio import WorkAsync
     from leases.terms import Terms
 
 _LOOK_SECONDS = 5.0
-_BIDS = "/bid"
 _LAST_WORDS = 0.5  # seconds for on_lost, where the process ends
 
 
@@ -104,18 +113,18 @@ class Elector:
         patience: Timeout = None,
     ) -> None:
         self._part: Part | None = None
-        word, call = _word_and_call(on_lost)
+        word, call = word_and_call(on_lost)
         lock_word: Any = (
             "raise" if word == "cancel" else word
         )  # Tasks are cancelled here, for more than a loss.
-        shown = _shown(metadata, priority)
+        shown = to_show(metadata, priority)
         self._lock = Lock(
             name, ttl=ttl, store=store, holder=holder, metadata=shown, semantics=semantics,
             stop_within=stop_within, fences=fences, terms=terms,
             on_lost=lock_word if call is None else (lock_word, self._hear_loss),
         )  # fmt: skip
         calls = Callbacks(on_elected, on_jeopardy, call, on_new_leader)
-        _check_callables(on_elected, on_jeopardy, on_new_leader, renew_while)
+        check_callables(on_elected, on_jeopardy, on_new_leader, renew_while)
         checked = check_timeout(patience, "patience")
         self._manifesto = Manifesto(
             self._lock,
@@ -126,7 +135,7 @@ class Elector:
         )
         self._rivals: Callable[[Part], Rivals] | None = None
         if priority is not None:
-            self._rivals = partial(Rivals, priority, _lock_of_bids(self._lock, store, holder, shown))
+            self._rivals = partial(Rivals, priority, lock_of_bids(self._lock, store, holder, shown))
         self._word = word
         self._holder = None if holder is None else check_holder(holder)
         self._sight: Sight | None = None
@@ -253,7 +262,7 @@ class Elector:
         if not (iscoroutinefunction(work) or iscoroutinefunction(getattr(work, "__call__", None))):  # noqa: B004
             raise ConfigurationError(f"{work!r} is not a coroutine function of a lease; use run for others")
         herald, bell = TaskHerald(self.name) if any(self._manifesto.calls) else Herald(), aio.Bell()
-        manifesto, me = _awaited(self._manifesto), asyncio.current_task
+        manifesto, me = on_the_loop(self._manifesto), asyncio.current_task
         part = Part(manifesto, herald, bell, me, awaited=True, rivals=self._rivals)
         part.mine.add(threading.get_ident())  # No function may block the loop.
         try:
@@ -298,7 +307,7 @@ class Elector:
         part.stop()
         if timeout == 0 or threading.get_ident() in part.mine:
             return part.ended.is_open
-        return _wait(until_ended(part, timeout), part, part.ended.bells)
+        return _wait(until_ended(part, timeout), part.ended)
 
     async def stop_async(self, timeout: Timeout = None) -> bool:
         """`stop`, awaited."""
@@ -309,7 +318,7 @@ class Elector:
         part.stop()
         if timeout == 0 or _task() in part.mine:
             return part.ended.is_open
-        return await _wait_async(until_ended(part, timeout), part, part.ended.bells)
+        return await _wait_async(until_ended(part, timeout), part.ended)
 
     def resign(self, timeout: Timeout = None) -> bool:
         """Ask the work to stop, release when it has, let others have a chance, and take part again.
@@ -432,7 +441,7 @@ class Elector:
         reign.ask(to)
         if timeout == 0 or threading.get_ident() in part.mine:
             return reign.over.is_open and reign.done
-        return _wait(until_over(part, reign, timeout), part, reign.over.bells)
+        return _wait(until_over(part, reign, timeout), reign.over)
 
     async def _step_down_async(self, to: str | None, timeout: Timeout) -> bool:
         timeout, part, reign = check_timeout(timeout), self._current, self._reign
@@ -441,7 +450,7 @@ class Elector:
         reign.ask(to)
         if timeout == 0 or _task() in part.mine:
             return reign.over.is_open and reign.done
-        return await _wait_async(until_over(part, reign, timeout), part, reign.over.bells)
+        return await _wait_async(until_over(part, reign, timeout), reign.over)
 
     def _fork(self) -> None:
         """In the child of a fork: what takes part is the parent."""
@@ -462,94 +471,18 @@ def _task() -> object:
     return asyncio.current_task()
 
 
-def _wait(script: Generator[float | None, None, bool], part: Part, bells: list[Callable[[], object]]) -> bool:
+def _wait(script: Generator[Wait, None, bool], gate: Gate) -> bool:
     bell = threads.Bell()
-    bells.append(bell.ring)
-    try:
-        while True:
-            bell.wait(next(script))
-    except StopIteration as stop:
-        return bool(stop.value)
-    finally:
-        bells.remove(bell.ring)
+    with gate.rings(bell.ring):
+        return threads.run(script, bell)
 
 
-async def _wait_async(
-    script: Generator[float | None, None, bool], part: Part, bells: list[Callable[[], object]]
-) -> bool:
+async def _wait_async(script: Generator[Wait, None, bool], gate: Gate) -> bool:
     from leases import aio
 
     bell = aio.Bell()
-    bells.append(bell.ring)
-    try:
-        for left in _kept(script, result := [False]):
-            await bell.wait(left)
-        return result[0]
-    finally:
-        bells.remove(bell.ring)
-
-
-def _kept(script: Generator[float | None, None, bool], result: list[bool]) -> Generator[float | None]:
-    """A script whose result is kept: a StopIteration may not leave a coroutine."""
-    result[0] = yield from script
-
-
-def _word_and_call(on_lost: Any) -> tuple[Any, Callable[..., object] | None]:
-    """The two parts of it; what is neither is left whole, for the lock to refuse."""
-    match on_lost:
-        case (word, call) if word in get_args(Word) and callable(call):
-            return word, call
-        case _ if callable(on_lost):
-            return "raise", on_lost
-        case _:
-            return on_lost, None
-
-
-def _shown(metadata: Mapping[str, str] | None, priority: int | None) -> dict[str, str]:
-    """What the record shows: what the user wants, and the priority.
-
-    Raises:
-        ConfigurationError: a key that is ours, or a priority that is no integer.
-    """
-    shown = check_metadata(metadata)
-    for key in shown:
-        if key.startswith(RESERVED):
-            raise ConfigurationError(f'metadata {key!r}: "{RESERVED}…" is reserved; choose another key')
-    if priority is None:
-        return shown
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise ConfigurationError(f"priority={priority!r} is not an integer; pass one such as 10")
-    return {**shown, PRIORITY: str(priority)}
-
-
-def _lock_of_bids(
-    lock: Lock, store: str | Connected | None, holder: str | None, shown: dict[str, str]
-) -> Lock:
-    """The lock beside the one that is led, by which candidates of higher priority make themselves known."""
-    name = lock.name + _BIDS
-    if len(name.encode()) > NAME_BYTES:
-        raise ConfigurationError(
-            f"with priority= a name may have {NAME_BYTES - len(_BIDS)} bytes, because bids are made by "
-            f'holding another lock, whose name ends in "{_BIDS}"; shorten it'
-        )
-    return Lock(name, store=store, holder=holder, metadata=shown, terms=lock.terms)
-
-
-def _awaited(manifesto: Manifesto) -> Manifesto:
-    """The same, with a coroutine function for progress that runs on the running loop."""
-    import asyncio
-
-    ask = manifesto.progress
-    if not iscoroutinefunction(ask):
-        return manifesto
-    loop = asyncio.get_running_loop()
-    return manifesto._replace(progress=lambda: asyncio.run_coroutine_threadsafe(ask(), loop).result())
-
-
-def _check_callables(*given: object) -> None:
-    for call in given:
-        if call is not None and not callable(call):
-            raise ConfigurationError(f"{call!r} cannot be called; pass a function, or leave it out")
+    with gate.rings(bell.ring):
+        return await aio.run(script, bell)
 
 
 def _positive(timeout: float) -> float:

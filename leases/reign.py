@@ -8,47 +8,21 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from leases.errors import LeaseLost
 from leases.events import Endangered, Event, Lost, Renewed
 from leases.herald import Herald
 from leases.keeper import Plan, drop, report
 from leases.machine import Phase
+from leases.manifesto import Manifesto
 
 if TYPE_CHECKING:
     from leases.lease import Lease
-    from leases.lock import Lock
 
 _STOP = "stop"
-
-
-class Callbacks(NamedTuple):
-    """What is called, and when."""
-
-    elected: Callable[..., object] | None = None
-    jeopardy: Callable[..., object] | None = None
-    lost: Callable[..., object] | None = None
-    new_leader: Callable[..., object] | None = None
-
-
-class Manifesto(NamedTuple):
-    """What an elector stands for: everything about it that does not change.
-
-    Attributes:
-        lock: what is campaigned for.
-        calls: the callbacks.
-        patience: seconds for which the lease of work that was asked to stop is still renewed.
-        progress: says whether the work gets on; None where nobody asks.
-        tolerant: an expiry does not stop the work.
-    """
-
-    lock: Lock
-    calls: Callbacks
-    patience: float
-    progress: Callable[[], object] | None = None
-    tolerant: bool = False
 
 
 class Gate:
@@ -56,12 +30,21 @@ class Gate:
 
     def __init__(self) -> None:
         self.is_open = False
-        self.bells: list[Callable[[], object]] = []
+        self._bells: list[Callable[[], object]] = []
+
+    @contextmanager
+    def rings(self, ring: Callable[[], object]) -> Generator[None, None, None]:
+        """Ring when it opens, as long as somebody waits."""
+        self._bells.append(ring)
+        try:
+            yield
+        finally:
+            self._bells.remove(ring)
 
     def open(self) -> None:
         """Let everybody through, from now on."""
         self.is_open = True
-        for ring in list(self.bells):
+        for ring in list(self._bells):
             ring()
 
 
@@ -100,8 +83,7 @@ class Reign:
 
     def hear(self, event: Event) -> None:
         """An event of the lease, in some thread that must not wait."""
-        if isinstance(event, Lost):
-            self.tell_loss()
+        if isinstance(event, Lost):  # Which `tell_loss` hears of by way of the lock's own on_lost.
             terms = self.manifesto.lock.terms
             if self.working and not self.manifesto.tolerant:
                 self.lease._tenure.hub.keeper.keep(self, terms.ttl - terms.hold)

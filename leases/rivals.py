@@ -19,8 +19,8 @@ from leases.campaign import Part
 from leases.contest import take_part
 from leases.herald import Herald
 from leases.keeper import report
+from leases.manifesto import Callbacks, Manifesto
 from leases.observer import Leader, Lookout
-from leases.reign import Callbacks, Manifesto
 
 if TYPE_CHECKING:
     from leases.lock import Lock

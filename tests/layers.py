@@ -42,7 +42,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.multilease",),
     ("leases.semaphore", "leases.multilock", "leases.upkeep", "leases.fencing.*"),
     ("leases.health", "leases.observer"),
-    ("leases.herald", "leases.progress"),
+    ("leases.herald", "leases.progress", "leases.manifesto"),
     ("leases.reign",),
     ("leases.campaign",),
     ("leases.contest", "leases.contest_aio"),
