@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from leases import threads
 from leases.clock import Clock
 from leases.errors import ConfigurationError, LeaseLost
 from leases.events import Event, Lost
@@ -66,7 +67,8 @@ class Interrupt(Stopper):
 
     def __init__(self) -> None:
         self.loss: LeaseLost | None = None  # set when it is to be raised
-        self._over = threading.Event()
+        self._over = False
+        self._bell = threads.Bell()  # An Event could be left locked by Ctrl-C.
         self._unheard: Callable[[], None] = _nothing
 
     def begin(self, lease: Ending, clock: Clock, stop_within: float) -> None:
@@ -85,19 +87,19 @@ class Interrupt(Stopper):
 
     def _knock(self) -> None:
         wait = _FIRST_WAIT
-        while not self._over.is_set():
+        while not self._over:
             _main.signal()
-            self._over.wait(wait)
+            self._bell.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Lost) and event.reason == "forked":
-            self._over = threading.Event()  # Another thread of the parent may have had its lock.
             self.end()
 
     def end(self) -> None:
+        self._over = True
         _main.remove(self)
-        self._over.set()
+        self._bell.ring()
         self._unheard()
 
 

@@ -465,13 +465,13 @@ class Lease:
         from leases.endings import Early
 
         forced = manner.word != "raise" or manner.stop_within > 0
-        if forced and self.remaining <= manner.stop_within:
-            raise self._loss()  # Granted late: the work would have to stop before it has begun.
-        self._stopper = manner.stopper()
         try:
+            if forced and self.remaining <= manner.stop_within:
+                raise self._loss()  # Granted late: the work would have to stop before it has begun.
+            self._stopper = manner.stopper()
             self._stopper.begin(self, self._tenure.hub.clock, manner.stop_within)
-        except BaseException:
-            self._stopper.end()
+        except BaseException:  # Then there is no lease that anybody could release.
+            self.abandon(None)
             raise
         if manner.stop_within > 0:
             self._early = Early(self._time_left, self._stop_early, self._tenure.hub.keeper)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from hands import Hands
-from leases import ConfigurationError, Lease, LeaseLost, Lock, Store
+from leases import ConfigurationError, Elector, Lease, LeaseLost, Lock, Store
+from leases.clock import system_clock
 from leases.testing.clock import ManualClock
 from stubborn import PATIENCE, SHORT, Stubborn, break_, intrude, leftovers, look, memory, store_on, until
 
@@ -227,6 +228,31 @@ def test_lease_granted_with_too_little_left_is_none(hands: Hands) -> None:
 
         until(settled)
         hand("acquire", lock_on(store, stop_within=3.0)).release()
+
+
+def test_elector_granted_too_late_takes_part_again() -> None:
+    """It is no error of the work, which begins with the next lease."""
+    backend = Stubborn()
+    seals: list[float] = []
+
+    class Slow:
+        def seal(self, lease: Lease) -> None:
+            seals.append(lease.deadline)
+            if len(seals) == 1:
+                backend.down = True
+                time.sleep(max(lease.deadline - system_clock().hold - 0.2, 0))
+                backend.down = False
+
+    tokens: list[int] = []
+    with store_on(backend) as store:
+        elector = Elector("job", store=store, ttl=2.0, stop_within=0.4, fences=[Slow()])
+
+        def work(lease: Lease) -> None:
+            tokens.append(lease.token)
+            elector.stop(0)
+
+        elector.run(work)
+    assert len(seals) == 2 and len(tokens) == 1
 
 
 # ---- at least once: silence stops nothing --------------------------------------------------------
