@@ -58,8 +58,9 @@ def test_who_waits_runs_when_the_leader_has_gone(colour: Colour, store: Store) -
     led = colour.make(store=store, otherwise="wait")
     with led_by(store):
         call = colour.begin(led)
-        until(lambda: led.elector.leader() is not None)
-        assert not call.done()
+        until(lambda: leadership_of(led)._settled)
+        with pytest.raises(TimeoutError):
+            call.result(0.05)
     assert call.result(PATIENCE) == "ran"
 
 

@@ -251,3 +251,34 @@ def test_a_task_that_outlives_its_call() -> None:
             led.lease()
 
     play(test)
+
+
+def test_a_task_that_outlives_its_call_may_wait() -> None:
+    """It is no call inside of another any more, so it waits like anybody else."""
+
+    async def test(store: Store) -> None:
+        @leader_only("job", store=store, otherwise="wait")
+        async def waits() -> str:
+            return "ran"
+
+        async def later() -> str:
+            await go_on.wait()
+            return await waits()
+
+        @leader_only("job", store=store)
+        async def led() -> asyncio.Task[str]:
+            return asyncio.create_task(later())
+
+        go_on = asyncio.Event()
+        task = await led()
+        assert task is not None and await led.resign_async(PATIENCE)
+        with another_process(store) as other:
+            lock = await other.lock("job").acquire_async()
+            go_on.set()
+            done, _ = await asyncio.wait([task], timeout=0.05)
+            assert not done
+            await lock.release_async()
+            assert await task == "ran"
+        assert await led.resign_async(PATIENCE)
+
+    play(test)
