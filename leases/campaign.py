@@ -109,7 +109,7 @@ class Part:
         self.reign: Reign | None = None
         self.stopping = False
         self.ended = Gate()
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.place: Place | None = None
         self._make_rivals = rivals
         self._lookout: Lookout | None = None

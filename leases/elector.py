@@ -29,6 +29,7 @@ from leases.manifesto import (
     Callbacks,
     Manifesto,
     check_callables,
+    check_for_threads,
     lock_of_bids,
     on_the_loop,
     to_show,
@@ -166,13 +167,15 @@ class Elector:
         return self.lease is not None
 
     @property
-    def error(self) -> BaseException | None:
+    def error(self) -> Exception | None:
         """What ended its part, where an error did: what `run` raised, or would have raised after `start`."""
         part = self._part
         return None if part is None else part.error
 
     def health(self, *, grace: float = GRACE) -> Health:
-        """Whether what renews leases is alive in this process, and no work goes on after its lease is lost.
+        """Whether what renews leases is alive in this process, and this elector does as it should.
+
+        It should not when its work goes on after its lease is lost, nor when an error has ended its part.
 
         Args:
             grace: seconds by which something may be late. Default 1.
@@ -180,7 +183,9 @@ class Elector:
         Raises:
             ConfigurationError: a grace that is no number of seconds.
         """
-        found = check(grace=grace)
+        found, error = check(grace=grace), self.error
+        if error is not None:
+            found = Health((*found.reasons, f'elector of "{self.name}" takes part no more: {error}'))
         reign = self._reign
         if reign is None or not reign.lingers or reign.now() < reign.loss().at + grace:
             return found
@@ -245,8 +250,7 @@ class Elector:
             raise ConfigurationError(f"{work!r} is not a function of a lease; await run_async for coroutines")
         if self._word == "cancel":
             raise ConfigurationError('on_lost="cancel" cancels a task; await run_async, or pass another word')
-        if iscoroutinefunction(self._manifesto.progress):
-            raise ConfigurationError("renew_while is a coroutine function; await run_async, or pass another")
+        check_for_threads(self._manifesto)
         self._take_part(work)
 
     async def run_async(self, work: WorkAsync) -> None:
@@ -268,7 +272,7 @@ class Elector:
         try:
             self._begin(part)
             await take_part_async(part, bell, work)
-        except BaseException as error:
+        except Exception as error:
             part.error = error
             raise
         finally:
@@ -279,7 +283,14 @@ class Elector:
                 part.ended.open()
 
     def start(self) -> Elector:
-        """Take part in a thread of its own, with no work, until `stop`; starting twice is harmless."""
+        """Take part in a thread of its own, with no work, until `stop`; starting twice is harmless.
+
+        What ends it before that is logged, kept as `error`, and fails `health`.
+
+        Raises:
+            ConfigurationError: a callback is a coroutine function.
+        """
+        check_for_threads(self._manifesto)
         with self._starting:
             if not self._takes_part():
                 ready = threading.Event()
@@ -399,7 +410,7 @@ class Elector:
             if ready is not None:
                 ready.set()
             take_part(part, bell, work)
-        except BaseException as error:
+        except Exception as error:
             part.error = error
             raise
         finally:

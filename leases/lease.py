@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from leases import logs, threads
 from leases.errors import ConfigurationError, LeaseLost, LossReason
 from leases.events import Event, Lost, Renewed
-from leases.record import RESERVED, check_metadata
+from leases.record import RESERVED, check_holder, check_metadata
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -220,6 +220,7 @@ class Lease:
         Args:
             to: the holder for whom it is freed; others leave it to them for min(ttl, 5 s). Default: anybody.
         """
+        to = None if to is None else check_holder(to)
         grip: Grip | None = None
         try:
             self._release(grip := Grip(), to)
@@ -229,6 +230,7 @@ class Lease:
 
     async def release_async(self, *, to: str | None = None) -> None:
         """`release`, awaited. Cancelled, it goes on in the background."""
+        to = None if to is None else check_holder(to)
         grip = Grip()
         try:
             await self._release_async(grip, to)

@@ -87,6 +87,17 @@ def lock_of_bids(
     return Lock(name, store=store, holder=holder, metadata=shown, terms=lock.terms)
 
 
+def check_for_threads(manifesto: Manifesto) -> None:
+    """Refuse what only a loop could call.
+
+    Raises:
+        ConfigurationError: a callback is a coroutine function.
+    """
+    for call in (*manifesto.calls, manifesto.progress):
+        if iscoroutinefunction(call):
+            raise ConfigurationError(f"{call!r} is a coroutine function; await run_async, or pass a function")
+
+
 def on_the_loop(manifesto: Manifesto) -> Manifesto:
     """The same, with a coroutine function for progress that runs on the running loop."""
     import asyncio

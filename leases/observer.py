@@ -108,8 +108,9 @@ class Sight:
         assert claim is not None
         left = at + claim.ttl - now.wait
         if self._boot is not None and claim.boot == self._boot and claim.sent is not None:
-            from_send = claim.sent + claim.ttl - now.hold
-            left = min(left, from_send) if claim.sent <= now.hold else left
+            left = min(
+                left, claim.sent + claim.ttl - now.hold
+            )  # From the future it is more, and says nothing.
         return max(left, 0.0)
 
     def leader(self, now: Instant, *, wary: bool = False) -> Leader | None:

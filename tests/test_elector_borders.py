@@ -73,6 +73,21 @@ def test_a_refusal_ends_run(electorate: Electorate, error: Exception) -> None:
     assert isinstance(one.elector.error, type(error))
 
 
+def test_what_ends_a_started_elector_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is there to catch it: it is logged, kept, and fails the health of the elector."""
+    backend = Stubborn()
+
+    def refuse(kind: str, name: str) -> None:
+        raise StoreDenied("not you; log in")
+
+    backend.before = refuse
+    elector = store_on(backend).elector("job", ttl=TTL).start()
+    until(lambda: elector.error is not None)
+    assert isinstance(elector.error, StoreDenied) and elector.stop()
+    assert any("takes part no more" in reason for reason in elector.health(grace=10.0).reasons)
+    until(lambda: any("takes part no more" in record.getMessage() for record in caplog.records))
+
+
 def test_a_store_that_is_closed_ends_run(electorate: Electorate) -> None:
     """A connected store that its owner closes is not waited for, neither by a leader nor by who stands by."""
     store = store_on()
@@ -142,8 +157,12 @@ def test_work_of_the_wrong_colour_is_refused() -> None:
         elector.run(coroutine)
     with pytest.raises(ConfigurationError, match="cancels a task"):
         store_on().elector("job", on_lost="cancel").run(print)
-    with pytest.raises(ConfigurationError, match="renew_while"):
-        store_on().elector("job", renew_while=coroutine).run(print)
+    for option in "renew_while", "on_elected", "on_lost":
+        options: Any = {option: coroutine}
+        with pytest.raises(ConfigurationError, match="is a coroutine function"):
+            store_on().elector("job", **options).run(print)
+        with pytest.raises(ConfigurationError, match="is a coroutine function"):
+            store_on().elector("job", **options).start()
 
     async def main() -> None:
         with pytest.raises(ConfigurationError, match="not a coroutine function"):
