@@ -161,6 +161,20 @@ def intrude(store: Store, name: str) -> None:
     _overwrite(store, name, lambda claim: replace(claim, id=f"{int(claim.id, 16) ^ 1:032x}"))
 
 
+def lose(store: Store, name: str) -> None:
+    """Somebody else's claim stands there, and those of this process who hold the lock get a hint of it."""
+    intrude(store, name)
+    hint(store, name)
+
+
+def hint(store: Store, name: str) -> None:
+    """Those of this process who want the lock, or hold it, are told that something has changed."""
+    hub: Any = store.hub
+    for member in list(hub._members):
+        if member.name == name:
+            member.notice(None)
+
+
 def break_(store: Store, name: str, *, now: bool = False) -> None:
     """Somebody breaks the lock: a held record of no claim, or none at all."""
     _overwrite(store, name, lambda claim: None if now else replace(claim, id="", holder="operator"))

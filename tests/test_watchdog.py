@@ -256,7 +256,8 @@ def test_guardian_is_replaced_when_it_can_be(monkeypatch: pytest.MonkeyPatch) ->
 def test_guardian_that_hears_no_more_keeps_watch(site: Site) -> None:
     """A process that closes every file, as daemons do, has cut off its guardian, which kills in time."""
     with watched(site.url, "orders", guardian=True) as remote:
-        remote.order("close files")
+        remote("close files")
+        os.kill(remote.pid, signal.SIGSTOP)
         gone = gone_at(remote.pid)
     check_in_time(gone, was_sent(site))
 
