@@ -6,10 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 ON_SERVERS := etcd or zookeeper or consul or kubernetes
+# What several jobs print comes job by job, where make can do that.
+SORTED := $(if $(filter output-sync,$(.FEATURES)),-O)
 CONFORMANCE := $(patsubst %,tests/test_suite_%.py,etcd zookeeper consul kubernetes)
-# Most tests wait for something most of the time, so two of them share the time well. Those that are marked slow
-# load the machine, or measure it, and run alone.
-TWO := -n 2 --dist loadfile
+# Most tests wait for something most of the time, so some of them share the time well: three on the two cores of
+# a small machine, two where another Python does the same beside them. Each has servers of its own. Those that are
+# marked slow load the machine, or measure it, and run alone.
+THREE := -n 3 --dist worksteal
+TWO := -n 2 --dist worksteal
+# One other Python is enough to show that the clients of the servers work on another than the first.
+OURS = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+NEWEST = $(lastword $(filter-out $(OURS),$(OTHERS)))
 
 .PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture bench clean
 .DELETE_ON_ERROR:
@@ -30,7 +37,13 @@ $(VENV)/.installed: pyproject.toml .ci/venv
 check: venv  ## linter, formatter and both type checkers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	@$(MAKE) --no-print-directory -j 2 $(SORTED) mypy pyright
+
+.PHONY: mypy pyright
+mypy:
 	$(BIN)/mypy
+
+pyright:
 	$(BIN)/pyright --warnings
 
 servers: venv  ## get the servers of the tests: built once, some ten minutes on two cores
@@ -38,9 +51,9 @@ servers: venv  ## get the servers of the tests: built once, some ten minutes on 
 	@PYTHONPATH=tests $(BIN)/python -m servers.clientgo
 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
-	$(BIN)/python -m pytest -m "not slow" $(TWO) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(THREE) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
-	@$(MAKE) --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),-O) others
+	@$(MAKE) --no-print-directory -j 2 $(SORTED) others
 
 test-versions: venv  ## what asks for a server, against the oldest versions that we support
 	@LEASES_VERSIONS=old PYTHONPATH=tests $(BIN)/python -m servers.get --insist
@@ -50,7 +63,7 @@ test-docker: venv  ## the same in containers: official images, or what is built 
 	PYTHONPATH=tests $(BIN)/python -m servers.engine -- $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
 
 faults: check servers  ## real servers cut off, frozen, killed and crowded for longer than `make test` does: three quarters of an hour
-	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py \
+	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py tests/test_interrupts_several.py \
 		tests/test_watchdog.py $(PYTEST_ARGS)
 
 others: $(OTHERS:%=python-%)  ## the quick part of the suite on the other Pythons found here
@@ -64,8 +77,8 @@ python-%:
 
 .PHONY: quick
 quick: $(VENV)-$(VERSION)/.installed
-	$(VENV)-$(VERSION)/bin/python -m pytest -m "not (slow or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
-	$(VENV)-$(VERSION)/bin/python -m pytest -m "not slow" $(CONFORMANCE) $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
+	$(VENV)-$(VERSION)/bin/python -m pytest -m "not (slow or waits or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
+	$(if $(filter $(NEWEST),$(VERSION)),$(VENV)-$(VERSION)/bin/python -m pytest $(CONFORMANCE) $(TWO) -p no:cacheprovider $(PYTEST_ARGS))
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml .ci/venv
 	sh .ci/venv "$(PYTHON)" $(VENV)-$(VERSION) suite

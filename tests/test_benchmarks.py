@@ -29,7 +29,7 @@ def test_every_benchmark_is_known_here() -> None:
     assert sorted(ROWS) == SCRIPTS
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_benchmark_runs_alone_and_prints_its_rows(script: str) -> None:
     """In its tiny size each script ends well, complains of nothing and shows the rows it is there for."""

@@ -161,7 +161,7 @@ def test_store_that_does_not_answer(shop: Shop) -> None:
     assert shop.slot().claim is None
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_store_that_is_waited_for_in_silence(shop: Shop) -> None:
     """Waiting for a store that does not answer is told once, also where nobody asked, as it may never end."""
     shop.run("hold", "job", "--", "true")

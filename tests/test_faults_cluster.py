@@ -30,7 +30,7 @@ RECOVERY_SECONDS = 60.0
 
 CLUSTERS = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("etcd", "zookeeper", "consul")]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if LONG else 180)]
+pytestmark = pytest.mark.timeout(900 if LONG else 180)
 
 
 class Contest:
@@ -73,6 +73,7 @@ class Contest:
         assert self.keeper("beat") == {"stands": {KEPT: [True, self.token]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", CLUSTERS)
 def test_members_die_and_restart_under_twenty_clients(store: str, tmp_path: Path) -> None:
     """No overlap, tokens rise, a holder keeps its lease while the store comes back in time, all go on."""
@@ -104,6 +105,7 @@ def thaw_all(nodes: list[Node]) -> None:
         node.thaw()
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("store", CLUSTERS)
 def test_member_without_a_quorum_keeps_nobody_in_office(store: str) -> None:
     """S28, S34: the holder's member lives and both others stand still: lost is told before another enters."""

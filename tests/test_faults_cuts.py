@@ -29,7 +29,7 @@ PROMPT = {"ttl": 2.0}
 PATIENT = {"ttl": 4.0, "attempt": 1.5}
 LATE_SECONDS = 1.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if LONG else 120)]
+pytestmark = [pytest.mark.waits, pytest.mark.timeout(900 if LONG else 120)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ LONG_TTL = 20.0  # nobody waits for it to pass: what a test sees in time is seen
 SOON = LONG_TTL / 2
 SETTLE_SECONDS = 0.5
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.waits
 
 
 class Sides:

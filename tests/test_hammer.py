@@ -59,7 +59,7 @@ for thread in crew:
 @every_shared_store
 def test_hammered_by_many_threads_of_many_processes(site: Site, tmp_path: Path) -> None:
     """Never two are inside, tokens rise in the order of entry, and nobody starves."""
-    processes, threads, seconds = (3, 5, 6.0) if site.kind.served else (4, 64, 30.0)
+    processes, threads, seconds = (3, 5, 4.0) if site.kind.served else (4, 64, 15.0)
     seconds = float(SECONDS) if SECONDS else seconds
     guard, log = tmp_path / "guard", tmp_path / "log"
     guard.touch()

@@ -31,7 +31,7 @@ MOST_TO_HAND_OVER = {"etcd": 3, "consul": 4, "zookeeper": 4, "kubernetes": 3}
 ANSWER_SECONDS = 0.05  # what is sent in one go is sent before the first answer to it
 GRANT = "Lease/LeaseGrant"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.waits
 
 
 class Counted:
