@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from leases.errors import LeaseLost
 from leases.events import Endangered, Event, Lost, Renewed
 from leases.herald import Herald
+from leases.hooks import relay
 from leases.keeper import Plan, drop, report
 from leases.machine import Phase
 from leases.manifesto import Manifesto
@@ -107,7 +108,8 @@ class Reign:
     def tick(self) -> None:
         """The lease is lost, another may lead, and the work goes on: all that can be done is to say so."""
         if self.working:
-            report(
+            relay.post(  # This is the keeper's thread, and a handler of the log may be slow.
+                report,
                 'the work of the elector of "%s" goes on although its lease is lost, and another may lead; '
                 'let it look at lease.ending or call lease.check(), or pass on_lost="exit" or "kill"',
                 self.lease.name,
