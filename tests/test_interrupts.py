@@ -138,7 +138,7 @@ def test_ctrl_c_at_some_instructions(
     sweep(scene, kind, tmp_path, 11)
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["memory", "zookeeper", "sqlite"])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
