@@ -25,6 +25,8 @@ from leases import (
     StoreUnavailable,
 )
 from leases.contract import Applied, Unknown
+from leases.events import Released
+from leases.hooks import Acquired, Answered, Began, NotAcquired, Subject, hooks
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
 from stubborn import Stubborn, another_process, intrude, leftovers, look, store_on, until
@@ -410,6 +412,24 @@ def test_waiting_for_oneself_is_refused(hands: Hands) -> None:
     hand.leave(pool)
     hand("acquire", pool).release()
     hand.leave(pool)
+
+
+def test_who_listens_hears_of_one_acquisition(hands: Hands) -> None:
+    """However many slots are tried it is one that began, and was acquired by the slot's name, or was not."""
+    store, heard = store_on(), list[tuple[Subject, Any]]()
+    listener = lambda subject, told: heard.append((subject, told))  # noqa: E731 - it is left by its name
+    for _ in range(2):
+        semaphore_on(another_process(store), 3).acquire()
+    hooks.listen(listener)
+    try:
+        lease = hands.hand()("acquire", semaphore_on(store, 3))
+        assert hands.hand()("try_acquire", semaphore_on(store, 3)) is None
+        lease.release()
+    finally:
+        hooks.leave(listener)
+    told = [(subject.name, type(what)) for subject, what in heard if not isinstance(what, Answered)]
+    assert (lease.name, Acquired) in told and ("pool", NotAcquired) in told and (lease.name, Released) in told
+    assert [what for _, what in told].count(Began) == 2 and len(told) == 5
 
 
 # ---- agreement -------------------------------------------------------------------------------------
