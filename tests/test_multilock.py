@@ -118,7 +118,7 @@ def test_a_store_that_is_down_is_no_other_holder(hands: Hands) -> None:
     """None means that another holds one of them; without an answer nobody can say so."""
     up, down = store_on(), store_on(Stubborn())
     down.hub.backend.down = True  # type: ignore[attr-defined]
-    lock = MultiLock(up.lock("a"), down.lock("b"))
+    lock = MultiLock(up.lock("a"), down.lock("b", ttl=1))
     with pytest.raises(StoreUnavailable):
         hands.hand()("try_acquire", lock)
     assert held(up) == []

@@ -382,9 +382,9 @@ def test_a_store_that_is_down_is_no_other_holder(hands: Hands) -> None:
     store = store_on(backend)
     backend.down = True
     with pytest.raises(StoreUnavailable):
-        hands.hand()("try_acquire", semaphore_on(store))
+        hands.hand()("try_acquire", semaphore_on(store, ttl=1))
     with pytest.raises(StoreUnavailable):
-        hands.hand()("acquire", semaphore_on(store), 0.2)
+        hands.hand()("acquire", semaphore_on(store, ttl=1), 0.2)
     until(lambda: not leftovers(store))
 
 
