@@ -244,14 +244,15 @@ def test_a_store_that_is_away_at_first_shows_nobody() -> None:
     watcher.sees(None, "one")
 
 
-def test_a_store_that_is_closed_ends_the_observer() -> None:
+@pytest.mark.parametrize("what", ["the store", "its connection"])
+def test_a_store_that_is_closed_ends_the_observer(what: str) -> None:
     """Its owner closed it: nothing will be seen any more."""
     store = store_on()
     watcher = Watcher(store.observe("job"))
     watcher.sees(None)
     lease = Lock("job", store=another_process(store), ttl=SHORT).acquire()
     until(lambda: len(watcher.shown) == 2)
-    store.close()
+    (store if what == "the store" else store.hub).close()
     with pytest.raises(StoreUnavailable, match="closed"):
         watcher.future.result(PATIENCE)
     lease.release()
@@ -275,8 +276,11 @@ def test_a_name_that_cannot_be_is_refused() -> None:
         store_on().observe("")
 
 
-def test_a_lookout_logs_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lookout_logs_and_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who is told in a thread is told of nobody while the store refuses, then of who leads; not twice."""
+    monkeypatch.setattr("leases.observer._AGAIN_MOST", 0.01)
     backend, told, refused = Stubborn(), list[Leader | None](), [True]
 
     def before(kind: str, name: str) -> None:
@@ -286,7 +290,8 @@ def test_a_lookout_logs_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     backend.before = before
     store = store_on(backend)
     lookout = Lookout(lambda: store.hub, "job", told.append)
-    until(lambda: any("cannot be seen" in record.getMessage() for record in caplog.records))
+    until(lambda: len(backend.calls) > 3)
+    assert len([record for record in caplog.records if "cannot be seen" in record.getMessage()]) == 1
     refused[0] = False
     Lock("job", store=store, ttl=TTL, holder="one").acquire()
     until(lambda: len(told) == 2)
