@@ -221,7 +221,7 @@ def test_semaphore_is_its_slots(registry: CollectorRegistry) -> None:
     """What is held of a semaphore is a slot, and there is no series for what nobody can hold."""
     store = store_on()
     slot = Semaphore("pool", slots=2, store=store).acquire()
-    assert value(registry, "leases_is_leader", store, "pool/slot-0") == 1
+    assert value(registry, "leases_is_leader", store, slot.name) == 1
     assert value(registry, "leases_is_leader", store, "pool") == -1
     slot.release()
 
