@@ -20,7 +20,8 @@ from test_kubernetes_client_go import Ring, until
 from test_kubernetes_client_go import kubernetes as kubernetes
 from test_kubernetes_client_go import ring as ring
 
-LATE_SECONDS = 1.8  # of the 2 s that its RenewDeadline is here
+LATE_SECONDS = 1.5  # of the 2 s that its RenewDeadline is here
+TRIES = 3  # On a busy machine the first may stop before it is cut off.
 
 
 @pytest.fixture
@@ -32,10 +33,14 @@ def link(kubernetes: KubernetesServer) -> Iterator[Proxy]:
 
 def far(ring: Ring, link: Proxy, *options: str) -> None:
     """An elector of client-go behind the link, which leads; and a rival that waits."""
+    ring.close()  # those of an earlier try
+    link.cut()
+    link.heal()
     address = {"server": f"https://{link.at}"}
     kubeconfig = ring.server.kubeconfig(f"far-{ring.name}", {"token": ring.server.admin}, cluster=address)
+    before = len(ring.told("start"))
     ring.theirs(*options, kubeconfig=kubeconfig)
-    until(lambda: ring.told("start"))
+    until(lambda: len(ring.told("start")) > before)
     ring.theirs()
 
 
@@ -49,8 +54,16 @@ def renewed(ring: Ring) -> str:
         return str(json.load(response)["spec"]["renewTime"])
 
 
-def test_client_go_has_two_leaders_after_a_slow_reply_and_a_partition(ring: Ring, link: Proxy) -> None:
-    """It counts its RenewDeadline from the last answer, and its rival the lease from the last renewal."""
+def two_led(ring: Ring) -> bool:
+    """Whether both were at work at once, some time after the link was cut."""
+    end = time.monotonic() + 10.0
+    while not ring.told("overlap") and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(ring.told("overlap"))
+
+
+def slow_reply_then_partition(ring: Ring, link: Proxy) -> bool:
+    """Whether two led after a renewal was answered late, and then nothing more."""
     far(ring, link)
     link.delay(LATE_SECONDS, Way.BACK)
     for _ in range(2):
@@ -58,11 +71,21 @@ def test_client_go_has_two_leaders_after_a_slow_reply_and_a_partition(ring: Ring
         until(lambda before=before: renewed(ring) != before)  # type: ignore[misc]
     time.sleep(LATE_SECONDS + 0.1)
     link.silence(*BOTH)
-    until(lambda: ring.told("overlap"))
+    return two_led(ring)
+
+
+def partition_with_release(ring: Ring, link: Proxy) -> bool:
+    """Whether two led after the link broke, where the first was to release when it stops."""
+    far(ring, link, "--release")
+    link.silence(*BOTH)
+    return two_led(ring)
+
+
+def test_client_go_has_two_leaders_after_a_slow_reply_and_a_partition(ring: Ring, link: Proxy) -> None:
+    """It counts its RenewDeadline from the last answer, and its rival the lease from the last renewal."""
+    assert any(slow_reply_then_partition(ring, link) for _ in range(TRIES))
 
 
 def test_client_go_has_two_leaders_while_its_release_hangs(ring: Ring, link: Proxy) -> None:
     """With ReleaseOnCancel it releases before its work has stopped, and where nobody answers it waits."""
-    far(ring, link, "--release")
-    link.silence(*BOTH)
-    until(lambda: ring.told("overlap"))
+    assert any(partition_with_release(ring, link) for _ in range(TRIES))

@@ -64,11 +64,12 @@ class Pair:
 
     def begin(self) -> Line:
         """Both take part, and the far one leads, which the other has seen."""
+        self.near.connect()  # That it starts at once afterwards, or on a busy machine all is over before.
         self.far.begin()
-        led = self.line("in", self.far)
+        self.line("in", self.far)
         self.near.begin()
         self.line("leader", self.near, above=0)
-        return led
+        return [line for line in self.journal.lines if line.what == "in" and line.pid == self.far.pid][-1]
 
     def line(self, what: str, *voters: Voter, above: int = -1) -> Line:
         """The first such line of any of them with a token above that, once it is written."""
@@ -94,7 +95,7 @@ class Pair:
         """The next work, that of the near one if no others are named: the far one's had ended by then."""
         assert before.token is not None
         came = self.line("in", *(voters or [self.near]), above=before.token)
-        left = self.line("out", self.far)
+        left = self.line("out", self.far, above=before.token - 1)
         assert left.more["stood"] < came.at and came.more["alone"], (left, came)
         return came
 

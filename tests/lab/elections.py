@@ -57,14 +57,22 @@ class Voter:
         self.remote = self.start()
 
     def start(self) -> Remote:
-        """Start it; `begin` lets it take part."""
+        """Start it; `connect` waits for it, and `begin` lets it take part."""
+        self._connected = False
         url, who, settings = self._how
         self.remote = Remote(url, who, json.dumps(settings), program="elector.py")
         return self.remote
 
+    def connect(self) -> None:
+        """Wait until it is there, and has reached the store."""
+        if not self._connected:
+            assert self.remote.hear(START_SECONDS) == {"up": True}
+            assert self.remote("look")["leads"] is False
+            self._connected = True
+
     def begin(self) -> None:
         """Let it take part once it is there."""
-        assert self.remote.hear(START_SECONDS) == {"up": True}
+        self.connect()
         assert self.remote("begin") == {"begun": True}
 
     @property
