@@ -18,7 +18,7 @@ from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
 from leases.hooks import hooks
 from leases.hub import Ticket
 from leases.machine import Phase
-from leases.script import ASK_AGAIN, Wait, begun, not_acquired, raise_if_called_off
+from leases.script import ASK_AGAIN, Seal, Wait, begun, not_acquired, raise_if_called_off, sealing
 from leases.tenure import Tenure, Wish
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from leases.hub import Hub
 
 _NAMED = 3  # holders in an error
-Seals = Callable[[Tenure], Sequence[Callable[[], None]]]
+Seals = Callable[[Tenure], Sequence[Seal]]
 
 
 class Seat:
@@ -228,7 +228,7 @@ def acquiring(
         choice: which.
         timeout: seconds in all; None for ever, 0 to wait for nobody.
         here: whether who runs this talks to the store too.
-        seals: what is to be done with a claim before it is reported.
+        seals: what is to be shown the token of a claim before it is reported.
     """
     hub, wish = choice.hub, choice.seats[0].wish._replace(name=choice.name)
     until = None if timeout is None else hub.clock().wait + timeout
@@ -239,10 +239,9 @@ def acquiring(
             choice.keep(tenure)
             if subject is not None:
                 subject.name, tenure.subject = tenure.name, subject
-            if seals is not None:
-                tenure.run_in_background()
-                yield from seals(tenure)
-            if tenure.confirm():
+            wanted = () if seals is None else seals(tenure)
+            claim = (yield from sealing(tenure, wanted)) if wanted else None
+            if tenure.confirm(claim):
                 return tenure
     except BaseException as error:
         choice.leave()

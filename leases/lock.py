@@ -14,7 +14,7 @@ from leases.identity import default_holder
 from leases.lease import Grip, Lease, OnLost, Semantics, Timeout, Word, check_manner, check_timeout
 from leases.record import check_holder, check_metadata, check_name, check_ttl
 from leases.registry import scheme_of, store_url
-from leases.script import Wait, acquiring
+from leases.script import Seal, Wait, acquiring
 from leases.tenure import Tenure, Wish
 from leases.terms import Terms
 
@@ -329,7 +329,7 @@ class Lock:
         hub = place.hub = self._connect()
         return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
 
-    def _seals(self) -> tuple[Callable[[Tenure], None], ...]:
+    def _seals(self) -> tuple[Seal, ...]:
         return tuple(sealer(fence) for fence in self._fences) if self._fences else ()
 
     def _begin(self, place: Place, tenure: Tenure) -> Lease:
@@ -429,9 +429,23 @@ def check_fences(fences: Sequence[Fence]) -> tuple[Fence, ...]:
     return found
 
 
-def sealer(fence: Fence) -> Callable[[Tenure], None]:
+class _Granted(Lease):
+    """A claim that is not reported yet, as fences see it: whatever becomes of it, its token stays."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, tenure: Tenure, number: int) -> None:
+        self._number = number
+        super().__init__(tenure)
+
+    @property
+    def token(self) -> int:
+        return self._number
+
+
+def sealer(fence: Fence) -> Seal:
     """What seals a fence for a claim that is about to be reported."""
-    return lambda tenure: fence.seal(Lease(tenure))
+    return lambda tenure, token: fence.seal(_Granted(tenure, token))
 
 
 def _task() -> object:

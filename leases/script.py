@@ -10,18 +10,20 @@ to its caller, so who runs it undoes it once more.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from leases import logs
 from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
 from leases.hooks import Began, NotAcquired, Subject, hooks
 from leases.machine import Phase
-from leases.tenure import Tenure, Wish, nothing
+from leases.tenure import Grant, Tenure, Wish, nothing
 
 if TYPE_CHECKING:
     from leases.hub import Hub, Ticket
 
 Wait = float | None | Callable[[], object]
+Seal = Callable[[Tenure, int], None]  # shows a fence the token of a claim that is about to be reported
 
 ASK_AGAIN = 1.0  # seconds after which a store that could not watch is asked again
 
@@ -37,7 +39,7 @@ def acquiring(
     ticket: Ticket,
     *,
     here: bool,
-    fences: Sequence[Callable[[Tenure], None]] = (),
+    fences: Sequence[Seal] = (),
 ) -> Generator[Wait, None, Tenure]:
     """Acquire: queue in this process, then seek the lock in the store, seal, and look at the clock.
 
@@ -57,11 +59,8 @@ def acquiring(
         tenure.start()
         while True:
             yield from _seek(tenure, timeout, until)
-            if fences:
-                tenure.run_in_background()  # so that a seal may outlast the lease's first deadline
-                for fence in fences:
-                    yield _bound(fence, tenure)
-            if tenure.confirm():
+            claim = (yield from sealing(tenure, fences)) if fences else None
+            if tenure.confirm(claim):
                 return tenure
     except BaseException as error:
         hub.withdraw(wish.name, ticket)
@@ -161,8 +160,25 @@ def _raise_if_over(tenure: Tenure) -> None:
         raise tenure.failure(0.0)
 
 
-def _bound(fence: Callable[[Tenure], None], tenure: Tenure) -> Callable[[], None]:
-    return lambda: fence(tenure)
+def sealing(tenure: Tenure, seals: Sequence[Seal]) -> Generator[Wait, None, str]:
+    """Show the token to all fences, and return the claim that it is of; empty if that has ended."""
+    tenure.run_in_background()  # so that a seal may outlast the lease's first deadline
+    grant = tenure.granted()
+    if grant is None:
+        return ""
+    for seal in seals:
+        yield partial(_seal, seal, tenure, grant)
+    return grant.claim
+
+
+def _seal(seal: Seal, tenure: Tenure, grant: Grant) -> None:
+    try:
+        if tenure.granted() == grant:
+            seal(tenure, grant.token)
+    except Exception:
+        if tenure.granted() == grant:
+            raise
+        # It may have been refused for a later tenure: another claim is to be sealed, with another token.
 
 
 def releasing(

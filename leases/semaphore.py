@@ -9,7 +9,6 @@ is given the name of a slot is that slot's lock, as for an operator who breaks o
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from leases import threads
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from leases import aio
     from leases.contract import Slot
     from leases.hub import Hub
-    from leases.script import Wait
+    from leases.script import Seal, Wait
     from leases.tenure import Tenure
 
 SLOTS_MOST: Final = 1000
@@ -173,9 +172,8 @@ class Semaphore(Lock):
             "state the same number everywhere, and stop those with the old one before it is changed"
         )
 
-    def _seals_of(self, tenure: Tenure) -> list[Callable[[], None]]:
-        fences = self._fences_of[_slot_of(tenure.name)]
-        return [partial(sealer(fence), tenure) for fence in fences]
+    def _seals_of(self, tenure: Tenure) -> list[Seal]:
+        return [sealer(fence) for fence in self._fences_of[_slot_of(tenure.name)]]
 
     def _begin(self, place: Place, tenure: Tenure) -> Lease:
         assert isinstance(place, _Chosen)

@@ -75,6 +75,13 @@ class Wish(NamedTuple):
     metadata: Mapping[str, str]
 
 
+class Grant(NamedTuple):
+    """A claim that was committed and is not reported yet."""
+
+    claim: str
+    token: int
+
+
 class Tenure:
     """A claim, from the turn in this process's queue until nothing of it is under way any more."""
 
@@ -155,15 +162,27 @@ class Tenure:
             self._collect(self.hub.clock())
         self._go_on()
 
-    def confirm(self) -> bool:
+    def granted(self) -> Grant | None:
+        """What was committed and waits to be confirmed; None where nothing is."""
+        with self._mutex:
+            machine = self.machine
+            if machine.phase is not Phase.GRANTED or machine.token is None:
+                return None
+            return Grant(machine.claim_id, machine.token)
+
+    def confirm(self, claim: str | None = None) -> bool:
         """The last look at the clock: True makes it a success, False means to seek on.
+
+        Args:
+            claim: whose token fences were shown, if there are any. Should it have ended meanwhile, another of
+                ours may have followed it, which they have not seen.
 
         Raises:
             RuntimeError: no thread can be started to renew it.
         """
         with self._mutex:
             now = self.hub.clock()
-            confirmed = kept = self.machine.confirm(now)
+            confirmed = kept = claim in (None, self.machine.claim_id) and self.machine.confirm(now)
             if confirmed:
                 self.here, self.reported = False, True
                 kept = self.hub.keeper.keep(self, self.machine.wake(now))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from leases.hub import Hub, Ticket
-from leases.script import Wait, acquiring, releasing
+from leases.script import Seal, Wait, acquiring, releasing
 
 if TYPE_CHECKING:
     from leases.tenure import Tenure, Wish
@@ -46,7 +46,7 @@ def acquire(
     timeout: float | None,
     ticket: Ticket,
     bell: Bell,
-    fences: Sequence[Callable[[Tenure], None]] = (),
+    fences: Sequence[Seal] = (),
 ) -> Tenure:
     """Acquire; the errors are those of `leases.script.acquiring`. The ticket rings the bell."""
     return run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
