@@ -36,7 +36,7 @@ class Struck:
             raise self.error
 
     def _claim(self) -> bool | None:
-        """Whether another claim has been won, or None while it is still the first; once timers were looked at."""
+        """Whether another claim has been won; None while it is still the first."""
         look(self.store)
         members: Any = self.store.hub.members
         (tenure,) = members
