@@ -26,6 +26,8 @@ _FIRST_WAIT: Final = 0.02  # seconds until the next try, where the first met the
 _LONGEST_WAIT: Final = 1.0
 # Where a body of ours ends: an error in there would be no longer the body's, and the next try comes soon.
 _ENDS: Final = frozenset({"__exit__", "abandon", "leave", "release", "undo", "withdraw"})
+# Where errors of a store are caught, and ours would be taken for one: there, too, the next try comes soon.
+_INSIDE: Final = ("leases.hub", "leases.keeper", "leases.machine", "leases.script", "leases.tenure")
 
 
 def check_platform() -> None:
@@ -140,7 +142,7 @@ class _Main:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         due = [one for one in self._served if one.loss is not None]
-        if due and not _is_at_an_end(frame):
+        if due and _may_raise(frame):
             due[0].end()
             assert due[0].loss is not None
             raise due[0].loss
@@ -168,13 +170,16 @@ def _signal() -> int:
     return int(_SIGNAL)
 
 
-def _is_at_an_end(frame: FrameType | None) -> bool:
-    """Whether the main thread is where a body of ours ends, this one or another."""
+def _may_raise(frame: FrameType | None) -> bool:
+    """Whether an error from there is the body's: no body of ours ends there, and no store is talked to."""
     while frame is not None:
-        if frame.f_code.co_name in _ENDS and frame.f_globals.get("__name__", "").startswith("leases."):
-            return True
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("leases.") and frame.f_code.co_name in _ENDS:
+            return False
+        if module in _INSIDE or module.startswith("leases_backends."):
+            return False
         frame = frame.f_back
-    return False
+    return True
 
 
 _main: Final = _Main()

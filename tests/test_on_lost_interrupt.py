@@ -21,7 +21,7 @@ import pytest
 
 from leases import Lease, LeaseLost, Lock, Store
 from leases.interrupting import Interrupt
-from stubborn import SHORT, Stubborn, leftovers, lose, store_on, until
+from stubborn import SHORT, Stubborn, another_process, leftovers, lose, store_on, until
 from test_interrupts import CtrlC
 
 OURS = "/leases/"
@@ -41,51 +41,75 @@ def lock_on(store: Store, name: str = "job", **options: Any) -> Lock:
     return Lock(name, store=store, **given)
 
 
-def asleep() -> None:
+Lose = Callable[[], None]
+
+
+def asleep(lose: Lose) -> None:
+    lose()
     time.sleep(30)
 
 
-def waiting_for_a_lock() -> None:
+def waiting_for_a_lock(lose: Lose) -> None:
     lock = threading.Lock()
     lock.acquire()
+    lose()
     lock.acquire()
 
 
-def waiting_for_a_queue() -> None:
-    queue.SimpleQueue[None]().get()
+def waiting_for_a_lock_of_ours(lose: Lose) -> None:
+    store = store_on()
+    with Lock("theirs", store=store):
+        lose()
+        Lock("theirs", store=another_process(store)).acquire()
 
 
-def reading_from_a_socket() -> None:
+def waiting_for_a_queue(lose: Lose) -> None:
+    waiting = queue.SimpleQueue[None]()
+    lose()
+    waiting.get()
+
+
+def reading_from_a_socket(lose: Lose) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
+        lose()
         ours.recv(1)
 
 
-def waiting_for_a_process() -> None:
+def waiting_for_a_process(lose: Lose) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as child:
         try:
+            lose()
             child.wait()
         finally:
             child.kill()
 
 
-def busy() -> None:
+def busy(lose: Lose) -> None:
+    lose()
     while True:
         pass
 
 
 @pytest.mark.parametrize(
     "work",
-    [asleep, waiting_for_a_lock, waiting_for_a_queue, reading_from_a_socket, waiting_for_a_process, busy],
+    [
+        asleep,
+        waiting_for_a_lock,
+        waiting_for_a_lock_of_ours,
+        waiting_for_a_queue,
+        reading_from_a_socket,
+        waiting_for_a_process,
+        busy,
+    ],
     ids=lambda work: work.__name__,
 )
-def test_main_thread_is_interrupted(work: Callable[[], None]) -> None:
+def test_main_thread_is_interrupted(work: Callable[[Lose], None]) -> None:
     """Whatever it waits for, LeaseLost comes out of there at once."""
     with store_on() as store:
         began = time.monotonic()
         with pytest.raises(LeaseLost) as raised, lock_on(store):
-            lose(store, "job")
-            work()
+            work(lambda: threading.Timer(0.02, lose, (store, "job")).start())
         assert raised.value.name == "job"
         assert time.monotonic() - began < 10
 
@@ -367,6 +391,28 @@ def test_end_of_another_body_is_not_struck() -> None:
             time.sleep(30)
         assert released and store.status("other").holder is None
         stop.join()
+
+
+def test_call_to_a_store_is_not_struck() -> None:
+    """There an error would be taken for one of the store: it waits until the answer is there."""
+    backend = Stubborn()
+    with store_on(backend) as store:
+        other = Lock("other", store=store)
+        served: list[Interrupt] = []
+
+        def slow(kind: str, name: str) -> None:
+            if name == "other" and not served[0].loss:
+                served[0].stop(_loss(), None, start)
+                time.sleep(0.1)
+
+        acquired: list[Lease] = []
+        with pytest.raises(LeaseLost, match="job"), lock_on(store) as lease:
+            served.append(interrupt_of(lease))
+            backend.before = slow
+            acquired.append(other.acquire())
+            time.sleep(30)
+        assert acquired and acquired[0].held
+        acquired[0].release()
 
 
 def _loss() -> LeaseLost:
