@@ -77,6 +77,7 @@ def test_leading_is_asked_of_the_clock(electorate: Electorate) -> None:
     clock.advance(0.02)
     assert not one.elector.is_leader and one.elector.lease is None
     assert "stands by" in repr(one.elector)
+    assert one("stop")  # work that has lost its lease is given a moment to stop
 
 
 def test_work_that_returns_gives_up_and_takes_part_again(electorate: Electorate) -> None:
