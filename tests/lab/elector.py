@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from leases import Elector, Lease, LeaseLost
+from leases import Elector, Leader, Lease, LeaseLost
 from leases.terms import Terms
 
 STEP_SECONDS = 0.005  # of the work
@@ -89,14 +89,16 @@ class Candidate:
             on_elected=lambda lease: self._journal.note("elected", lease.token),
             on_jeopardy=lambda lease: self._journal.note("jeopardy", lease.token),
             on_lost=self._lost,
-            on_new_leader=lambda leader: self._journal.note(
-                "leader", leader and leader.token, name=leader and leader.holder
-            ),
+            on_new_leader=self._led_by,
         )
         self._thread = threading.Thread(target=self._run_async if settings["awaits"] else self._run)
 
     def _lost(self, lease: Lease, loss: LeaseLost) -> None:
         self._journal.note("lost", lease.token, reason=loss.reason)
+
+    def _led_by(self, leader: Leader | None) -> None:
+        token, name = (None, None) if leader is None else (leader.token, leader.holder)
+        self._journal.note("leader", token, name=name)
 
     def _run(self) -> None:
         self._elector.run(self._work)
@@ -145,7 +147,7 @@ class Candidate:
     def look(self) -> dict[str, object]:
         """Whether this one leads, and who does as far as it knows."""
         leader = self._elector.leader()
-        return {"leads": self._elector.is_leader, "leader": leader and leader.holder}
+        return {"leads": self._elector.is_leader, "leader": None if leader is None else leader.holder}
 
     def stop(self) -> dict[str, object]:
         """Take part no more."""
