@@ -23,8 +23,9 @@ from typing import (
 from weakref import WeakValueDictionary
 
 from leases import threads
+from leases.calls import Call
 from leases.errors import ConfigurationError
-from leases.leadership import Call, Leadership, Otherwise, resign
+from leases.leadership import Leadership, Otherwise, resign
 from leases.lease import check_timeout
 from leases.record import check_name
 

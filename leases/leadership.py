@@ -13,30 +13,26 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
-from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 from leases import threads
+from leases.calls import Call, current_call
 from leases.clock import system_clock
 from leases.elector import Elector
 from leases.endings import Manner
 from leases.errors import ConfigurationError, LeaseLost, NotLeader, StoreUnavailable
 from leases.keeper import report
-from leases.lease import Grip, Lease, Timeout, check_timeout
+from leases.lease import Lease, Timeout, check_timeout
 from leases.registry import store_url
 from leases.terms import Terms
 
 if TYPE_CHECKING:
     from leases.campaign import Part
     from leases.observer import Leader
-    from leases.stopper import Stopper
 
 _SETTLE_SECONDS: Final = 5.0  # for which a first call waits until somebody is seen to lead
 _EXIT_SECONDS: Final = 1.0  # for which the exit of the process waits for calls that run, and for the store
-
-_current: ContextVar[Call | None] = ContextVar("leases-call", default=None)
 
 
 class Otherwise(NamedTuple):
@@ -45,85 +41,6 @@ class Otherwise(NamedTuple):
     mode: str
     default: Any
     timeout: Timeout
-
-
-class Call(Grip):
-    """One call, from the question whether it may run until it has ended."""
-
-    __slots__ = ("_stopped", "_stopper", "_token", "leadership", "outer")
-
-    def __init__(self, leadership: Leadership) -> None:
-        super().__init__()
-        self.leadership = leadership
-        self.outer = _current.get()
-        self._token: Token[Call | None] | None = None
-        self._stopper: Stopper | None = None
-        self._stopped = False
-
-    def begin(self, *, awaited: bool) -> None:
-        """The function is called next."""
-        assert self.lease is not None, "a call begins under a lease"
-        self._token = _current.set(self)
-        manner = self.leadership.manner
-        if manner.word != "raise":
-            manner.check_here(awaited=awaited)
-            self._stopper = manner.stopper()
-            self._stopper.begin(self.lease, system_clock, manner.stop_within)
-            self._stopper.entered()
-
-    def stop(self, loss: LeaseLost) -> None:
-        """The lease is over: end the call as was agreed, once."""
-        if self._stopper is not None and not self._stopped:
-            self._stopped = True
-            self._stopper.stop(loss, None, _start)
-
-    def leave(self, error: BaseException | None) -> None:
-        """The function has ended: raise the loss that it ran into, if any."""
-        assert self.lease is not None, "a call runs under a lease"
-        loss = self._ended(error)
-        try:
-            self.lease.leave(self, error if loss is None else loss)
-        finally:
-            self.leadership.left(self)
-        if loss is not None:
-            raise loss from error
-
-    async def leave_async(self, error: BaseException | None) -> None:
-        """`leave`, awaited."""
-        assert self.lease is not None, "a call runs under a lease"
-        loss = self._ended(error)
-        try:
-            await self.lease.leave_async(self, error if loss is None else loss)
-        finally:
-            self.leadership.left(self)
-        if loss is not None:
-            raise loss from error
-
-    def abandon(self) -> None:
-        """Leave nothing behind, wherever it was interrupted; harmless where it has left already."""
-        self._ended(None)
-        if self.lease is not None and not self.ended:
-            self.lease.abandon(self)
-        self.leadership.left(self)
-
-    def _ended(self, error: BaseException | None) -> LeaseLost | None:
-        token, self._token = self._token, None
-        if token is not None:
-            with suppress(ValueError):  # A coroutine that is thrown away ends in a context of others.
-                _current.reset(token)
-        if self._stopper is None:
-            return None
-        try:
-            return self._stopper.left(error)
-        finally:
-            self._stopper.end()
-
-    def of(self, leadership: Leadership) -> Call | None:
-        """The innermost call of a leadership among this one and those around it."""
-        call: Call | None = self
-        while call is not None and call.leadership is not leadership:
-            call = call.outer
-        return call
 
 
 class Leadership:
@@ -226,7 +143,7 @@ class Leadership:
 
     def lease(self) -> Lease:
         """The lease of the call that asks, or under which this process leads."""
-        call = _current.get()
+        call = current_call.get()
         mine = None if call is None else call.of(self)
         lease = self.elector.lease if mine is None else mine.lease
         if lease is None:
@@ -328,7 +245,7 @@ class Leadership:
         Raises:
             RuntimeError: in one of these calls, which would wait for itself.
         """
-        call = _current.get()
+        call = current_call.get()
         if call is not None and call.of(self) in self._calls:
             raise RuntimeError(
                 f'resign() waits for the calls that run under "{self.name}", and was called in one of them; '
@@ -403,10 +320,6 @@ def _place(store: Any) -> Any:
 def _loss_of(lease: Lease) -> LeaseLost:
     end = lease.ending
     return LeaseLost(lease.name, end.reason or "expired", end.at or lease.deadline, lease.token)
-
-
-def _start(call: Callable[[], None]) -> None:
-    threading.Thread(target=call, name="leases-on-lost", daemon=True).start()
 
 
 # ---- the end of the process, and forks ---------------------------------------------------------------

@@ -48,6 +48,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.contest", "leases.contest_aio"),
     ("leases.rivals",),
     ("leases.elector",),
+    ("leases.calls",),
     ("leases.leadership",),
     ("leases.leader",),
     ("leases.store",),

@@ -132,7 +132,7 @@ def test_methods(store: Store) -> None:
     {"ttl": 0}, {"ttl": 5, "on_lost": "explode"}, {"store": "nowhere"}, {"store": object()},
     {"store": {}}, {"name": ""}, {"name": 5}, {"name": []}, {"terms": 5}, {"stop_within": 100},
     {"semantics": "at-least-once", "on_lost": "exit"}, {"on_lost": "cancel"},
-], ids=str)  # fmt: skip
+], ids=lambda options: " ".join(options))  # fmt: skip
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     """When the function is decorated, and not when it is called."""
     options = {"name": "job", "store": fresh_url(), **options}

@@ -12,7 +12,7 @@ from callers import colour_ as colour_
 from callers import plain_ as plain_
 from callers import store_ as store_
 from hands import PATIENCE
-from leases import LeaseLost, NotLeader, Store, leadership
+from leases import LeaseLost, NotLeader, Store, calls, leadership
 from leases.errors import StoreDenied
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
@@ -192,8 +192,8 @@ def test_a_call_that_was_cut_off_at_its_end(
 
     led = colour.make(store=store)
     with monkeypatch.context() as patched:
-        patched.setattr(leadership.Call, "leave", cut_off)
-        patched.setattr(leadership.Call, "leave_async", cut_off)
+        patched.setattr(calls.Call, "leave", cut_off)
+        patched.setattr(calls.Call, "leave_async", cut_off)
         with pytest.raises(KeyboardInterrupt):
             colour.call(led)
     token = led.lease().token
