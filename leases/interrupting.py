@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from leases import threads
 from leases.clock import Clock
+from leases.contract import Backend
 from leases.errors import ConfigurationError, LeaseLost
 from leases.events import Event, Lost
 from leases.stopper import Ending, Start, Stopper
@@ -176,7 +177,7 @@ def _may_raise(frame: FrameType | None) -> bool:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("leases.") and frame.f_code.co_name in _ENDS:
             return False
-        if module in _INSIDE or module.startswith("leases_backends."):
+        if module in _INSIDE or isinstance(frame.f_locals.get("self"), Backend):
             return False
         frame = frame.f_back
     return True

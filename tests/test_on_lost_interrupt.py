@@ -393,7 +393,8 @@ def test_end_of_another_body_is_not_struck() -> None:
         stop.join()
 
 
-def test_call_to_a_store_is_not_struck() -> None:
+@pytest.mark.parametrize("how", ["acquire", "status"])
+def test_call_to_a_store_is_not_struck(how: str) -> None:
     """There an error would be taken for one of the store: it waits until the answer is there."""
     backend = Stubborn()
     with store_on(backend) as store:
@@ -409,9 +410,13 @@ def test_call_to_a_store_is_not_struck() -> None:
         with pytest.raises(LeaseLost, match="job"), lock_on(store) as lease:
             served.append(interrupt_of(lease))
             backend.before = slow
-            acquired.append(other.acquire())
+            if how == "acquire":
+                acquired.append(other.acquire())
+            else:
+                assert store.status("other").holder is None
+                acquired.append(lease)
             time.sleep(30)
-        assert acquired and acquired[0].held
+        assert acquired and acquired[0].held is (how == "acquire")
         acquired[0].release()
 
 
