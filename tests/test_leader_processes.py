@@ -255,6 +255,28 @@ tell(status=status)
     assert process.hear() == {"status": 0}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is imported in that thread")
+def test_a_fork_waits_for_an_import_in_a_thread_of_ours(shop: Shop) -> None:
+    """The thread that waits for the store has something to import; in a child it could never be again."""
+    process = shop.start("""
+from leases_backends._sqlite_watch import _loading
+imported = []
+def end_import():
+    imported.append(True)
+    _loading.release()
+_loading.acquire()
+threading.Timer(0.1, end_import).start()
+child = os.fork()
+if child == 0:
+    tell(imported=imported, free=_loading.acquire(timeout=5))
+    os._exit(0)
+os.waitpid(child, 0)
+tell(free=_loading.acquire(timeout=5))
+""")
+    assert process.hear() == {"imported": [True], "free": True}
+    assert process.hear() == {"free": True}
+
+
 def test_a_fork_within_a_call(shop: Shop) -> None:
     """In the child the lease of the call is lost; in the parent it stands."""
     process = shop.start("""

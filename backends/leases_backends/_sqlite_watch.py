@@ -181,11 +181,18 @@ if sys.platform == "linux":
 
     _MODIFY, _ATTRIB, _DELETE_SELF, _MOVE_SELF = 0x2, 0x4, 0x400, 0x800
 
+    # A fork waits for an import in this thread: in the child the module would be locked for ever.
+    _loading = threading.Lock()
+    os.register_at_fork(
+        before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release
+    )
+
     class _Inotify:
         """Writes to the log, and what happens to the names of log and database."""
 
         def __init__(self, path: str) -> None:
-            import ctypes
+            with _loading:
+                import ctypes
 
             libc = ctypes.CDLL(None, use_errno=True)
             self._add, self._errno = libc.inotify_add_watch, ctypes.get_errno
