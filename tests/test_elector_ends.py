@@ -340,7 +340,7 @@ def test_words_reach_the_lease(threads: Electorate) -> None:
 def test_work_that_has_ended_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that comes after the work, before the release, interrupts nothing that is not the work."""
     store = store_on()
-    elector = store.elector("job", ttl=TTL, on_lost="interrupt")
+    elector = store.elector("job", ttl=1.0, on_lost="interrupt")
     real = Reign.work_stopped
 
     def work_stopped(reign: Reign) -> None:
@@ -368,7 +368,7 @@ def heard(lease, loss):
 def work(lease):
     in_thread(lambda: intrude(store, "job"))
     time.sleep(20)
-store.elector("job", ttl=2.0, on_lost=({word!r}, heard)).run(work)
+store.elector("job", ttl=1.0, on_lost=({word!r}, heard)).run(work)
 """
     root = Path(__file__).parent
     path = os.pathsep.join([str(root), str(root.parent), str(root.parent / "backends")])
@@ -386,12 +386,12 @@ def test_stop_within_tells_before_the_deadline(threads: Electorate) -> None:
     """on_lost is called when the work is to stop, so many seconds before the lease ends."""
     backend, left = Stubborn(), list[float]()
     one = threads.candidate(
-        store_on(backend), ttl=2.0, stop_within=0.3, on_lost=lambda lease, loss: left.append(lease.remaining)
+        store_on(backend), ttl=1.2, stop_within=0.2, on_lost=lambda lease, loss: left.append(lease.remaining)
     )
     one.refuses().run().leads()
     backend.down = True
     until(lambda: left)
-    assert 0.0 < left[0] <= 0.3
+    assert 0.0 < left[0] <= 0.2
     backend.down = False
 
 
