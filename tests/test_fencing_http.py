@@ -31,11 +31,13 @@ from leases.fencing import (
     Level,
     MemoryFence,
     ResourceBusy,
+    SqlFence,
     StaleToken,
     Token,
     Validator,
     WsgiFencingMiddleware,
     headers,
+    refusal,
 )
 from stores import Site
 
@@ -123,7 +125,7 @@ class World:
             if tokens:
                 environ["HTTP_FENCING_TOKEN"] = ",".join(tokens)  # as servers join them
             # What it does not know, the validator warns of.
-            return run_wsgi(guarded if method == "MOVE" else validated(guarded), environ)
+            return run_wsgi(guarded if method.upper() == "MOVE" else validated(guarded), environ)
 
         return ask
 
@@ -233,6 +235,30 @@ def test_everything_else_needs_one(colour: str, method: str) -> None:
     assert World(colour, lock="job").ask(method).status == 428
 
 
+def test_a_method_is_guarded_however_it_is_spelt(colour: str) -> None:
+    """An application may take it for the other: Django does."""
+    world = World(colour, lock="job", methods=["MOVE"])
+    for method in ("MOVE", "Move", "move"):
+        assert world.ask(method).status == 428
+    assert not world.seen and world.ask("POST").status == 200
+
+
+def test_a_header_counts_however_it_is_spelt() -> None:
+    """HTTP knows no case there; most servers of ASGI send it small, as they have to."""
+    sent = list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it was let through")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    guarded = FencingMiddleware(app, lock="job", required=False)
+    pairs = [(b"Fencing-Token", b"1;name=other")]
+    asyncio.run(guarded({"type": "http", "method": "PUT", "path": "/", "headers": pairs}, _nothing, send))
+    assert sent[0]["status"] == 409
+
+
 def test_who_cannot_tell_answers_503(colour: str, caplog: pytest.LogCaptureFixture) -> None:
     """A fence that is busy, a lock's store that is away: in doubt nothing passes. Details are for the log."""
 
@@ -255,8 +281,8 @@ def test_who_cannot_tell_answers_503(colour: str, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("error", [StaleToken("job", 1, 2), ResourceBusy("job", 1.0)])
-def test_a_refusal_by_the_application_is_answered_alike(colour: str, error: Exception) -> None:
-    """It is the one that checks in the step of its write."""
+def test_a_refusal_by_the_application_is_answered_alike(colour: str, error: Any) -> None:
+    """It is the one that checks in the step of its write. A framework can answer so by itself."""
 
     def refuses(token: Token | None) -> None:
         raise error
@@ -266,6 +292,11 @@ def test_a_refusal_by_the_application_is_answered_alike(colour: str, error: Exce
     answer = world.ask("POST", token(1))
     assert answer.status == (412 if isinstance(error, StaleToken) else 503)
     assert answer.problem["detail"] == str(error)
+    status, pairs, body = refusal(error)
+    assert (answer.status, answer.body) == (status, body)
+    assert answer.headers == {key.lower(): value for key, value in pairs.items()}
+    with pytest.raises(ConfigurationError):
+        refusal(KeyError("job"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def test_an_answer_that_has_begun_is_not_replaced(colour: str) -> None:
@@ -449,6 +480,7 @@ def test_headers_are_of_a_lease_or_a_token() -> None:
         {"lock": "a", "methods": "POST"},
         {"lock": "a", "methods": ["post"]},
         {"lock": "a", "methods": 5},
+        {"fence": SqlFence("a")},
     ],
     ids=lambda options: "-".join(options) or "nothing",
 )

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -427,6 +428,19 @@ def test_what_is_no_connection_is_refused() -> None:
         SqlFence("job").check(Strange(), token(1))
     with pytest.raises(KeyError, match="asked"):
         SqlFence("job", paramstyle="named").check(Strange(), token(1))
+
+
+def test_rows_are_read_whatever_the_connection_makes_of_them(tmp_path: Any) -> None:
+    """A refusal is told as one, with the token that was seen."""
+    fence = SqlFence("job")
+    with closing(sqlite3.connect(tmp_path / "data.db")) as connection:
+        fence.create_table(connection)
+        fence.check(connection, token(5))
+        made = sqlite3.Row, lambda _, row: row[0], lambda _, row: SimpleNamespace(token=row[0])
+        for connection.row_factory in (*made, lambda _, row: {"token": row[0]}):
+            with pytest.raises(StaleToken) as caught:
+                fence.check(connection, token(4))
+            assert caught.value.highest == fence.highest(connection) == 5
 
 
 @pytest.mark.parametrize(

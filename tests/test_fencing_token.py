@@ -57,6 +57,7 @@ JUNK = (
     *("", "17", "17;name=", "017;name=a", "-1;name=a", "+1;name=a", "x;name=a", "1;Name=a", " 1;name=a"),
     *("1;name=a b", "1;name=a;holder=", "1;name=a;holder=b;more", "1;name=a,1;name=a", "1;name=a\n"),
     *("1;name=%ff", "1;name=%00", "\u0661;name=a", "1;name=\u00e4", f"{1 << TOKEN_BITS};name=a"),
+    *("1;name=a,1", "1;name=a;holder=b,c"),
     *("9" * 5000 + ";name=a", f"1;name={'a' * (NAME_BYTES + 1)}"),
 )
 

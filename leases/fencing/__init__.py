@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from leases.fencing.file import FileFence
     from leases.fencing.guarded import GuardedKey, Written
-    from leases.fencing.http import FencingMiddleware, WsgiFencingMiddleware, headers
+    from leases.fencing.http import FencingMiddleware, WsgiFencingMiddleware, headers, refusal
     from leases.fencing.level import Level
     from leases.fencing.memory import MemoryFence
     from leases.fencing.sql import SqlFence
@@ -54,6 +54,7 @@ __all__ = [
     "Written",
     "WsgiFencingMiddleware",
     "headers",
+    "refusal",
 ]
 
 # Loaded when first asked for: who fences a table needs no middleware.
@@ -69,6 +70,7 @@ _WHERE = {
     "Written": "leases.fencing.guarded",
     "WsgiFencingMiddleware": "leases.fencing.http",
     "headers": "leases.fencing.http",
+    "refusal": "leases.fencing.http",
 }
 
 

@@ -13,6 +13,10 @@ refused is answered with a status and a problem document (RFC 9457):
 428  there is none, where one is required
 503  the fence could not tell in time: another write was under way, or the lock's store did not answer
 ===  ============================================================================================
+
+What the application itself refuses, as by `SqlFence.check`, is answered in the same way if its error gets as
+far as here. Frameworks answer errors before that: of Starlette's it is the middleware in its ``middleware=``
+list that sees them; Django and Flask have to be told, where they handle errors, to answer with `refusal`.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from leases.errors import (
@@ -82,9 +87,10 @@ class _Gate:
     ) -> None:
         if fence is None and lock is None:
             raise ConfigurationError("neither fence= nor lock= says which lock guards; pass one of them")
-        if fence is not None and not callable(getattr(fence, "check", None)):
+        if fence is not None and not _can_be_asked(fence):
             raise ConfigurationError(
-                f"fence={fence!r} has no check(token); pass a MemoryFence or a Validator"
+                f"fence={fence!r} has no check(token); pass a MemoryFence or a Validator, or lock= alone, "
+                "and let the application check where it writes"
             )
         if fence is not None and lock is not None and fence.name != lock:
             raise ConfigurationError(f'lock="{lock}" and a fence of "{fence.name}" differ; pass one of them')
@@ -95,7 +101,8 @@ class _Gate:
 
     def guards(self, method: str) -> bool:
         """Whether a request of this method needs a token."""
-        return method not in _SAFE if self._methods is None else method in self._methods
+        # Some applications take "post" for POST, too: then it is to be guarded like it.
+        return method not in _SAFE if self._methods is None else method.upper() in self._methods
 
     def token(self, given: list[str]) -> Token | None:
         """The token that the request's headers carry; None where there is none and none is required.
@@ -178,12 +185,39 @@ def _answer(error: LeasesError, name: str) -> _Answer:
     return _Answer(status, json.dumps(problem).encode())
 
 
+def refusal(error: TokenRefused | ResourceBusy) -> tuple[int, dict[str, str], bytes]:
+    """The status, the headers and the body that the middleware would answer; for a framework's own handler.
+
+    @flask_app.errorhandler(TokenRefused)                   # Django: in process_exception of a middleware
+    def refused(error):
+        status, headers, body = refusal(error)
+        return body, status, headers
+
+    Raises:
+        ConfigurationError: another error.
+    """
+    if not isinstance(error, TokenRefused | ResourceBusy):
+        raise ConfigurationError(f"{error!r} is no refusal; answer it as any other error")
+    answer = _answer(error, error.name)
+    return answer.status.value, dict(answer.headers), answer.body
+
+
+def _can_be_asked(fence: object) -> bool:
+    """Whether it has a check of a token alone; one that takes a transaction too has not."""
+    try:
+        signature(fence.check).bind(None)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True
+
+
 class FencingMiddleware:
     """ASGI middleware: requests that change something pass with a token of the right lock and tenure.
 
     Without ``fence`` it reads the token, refuses other locks', and leaves the comparison to the application,
     which finds the `Token` in ``scope["leases.fencing_token"]`` and hands it to `SqlFence.check` in the
-    transaction that writes. If that raises, the refusal is answered here, with the same statuses.
+    transaction that writes. If that raises, and no framework answers it first (see `refusal`), the refusal is
+    answered here, with the same statuses.
 
     Level: asked. With a ``fence`` alone it compares, and then the application writes; a request that is
     stopped in between gets through. With the application's own check in the step of its write, it is that
@@ -224,7 +258,8 @@ class FencingMiddleware:
             begun = True
             await send(message)
 
-        given = [value.decode("latin-1") for key, value in scope["headers"] if key == HEADER.lower().encode()]
+        ours = HEADER.lower().encode()
+        given = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == ours]
         try:
             token = self._gate.token(given)
             await self._gate.check_async(token)

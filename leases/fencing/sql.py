@@ -219,14 +219,22 @@ class SqlFence:
         rows = yield Statement(f"SELECT token FROM {self._quoted} WHERE name = {{0}}", (("name", self.name),))
         if not rows:
             return None
-        row = rows[0]
-        return int(next(iter(row.values())) if isinstance(row, Mapping) else row[0])
+        return _number(rows[0])
 
     def _creating(self) -> Script[None]:
         yield Statement(self.ddl)
 
     def __repr__(self) -> str:
         return f'<SqlFence "{self.name}" in {self.table}>'
+
+
+def _number(row: Any) -> int:
+    """The token in a row, whatever the caller's connection makes of rows."""
+    if isinstance(row, Mapping):
+        return int(row["token"])
+    if hasattr(row, "token"):
+        return int(row.token)
+    return int(row[0] if hasattr(row, "__getitem__") else row)
 
 
 def _quote(table: str) -> str:

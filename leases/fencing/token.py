@@ -14,7 +14,8 @@ from leases.lease import Lease
 from leases.record import TOKEN_BITS, check_holder, check_name
 
 _LIMIT: Final = 1 << TOKEN_BITS
-_TEXT: Final = re.compile(r"(0|[1-9][0-9]{0,38});name=([!-:<-~]+?)(?:;holder=([!-:<-~]+))?")
+_PRINTED: Final = r"([!-+\--:<-~]+)"  # no comma either: two headers can come joined by one
+_TEXT: Final = re.compile(f"(0|[1-9][0-9]{{0,38}});name={_PRINTED}(?:;holder={_PRINTED})?")
 _PLAIN: Final = "/:@"  # readable as they are, and without a meaning in a header or a shell's environment
 
 
