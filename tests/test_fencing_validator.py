@@ -18,7 +18,7 @@ from leases.contract import Slot
 from leases.fencing import ForeignToken, Level, MalformedToken, NotCurrent, StaleToken, Token, Validator
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
-from stubborn import Stubborn
+from stubborn import Stubborn, another_process, store_on
 
 HOLDER = "shard-1"
 
@@ -396,3 +396,23 @@ def test_what_no_lease_can_have_is_refused(site: Site) -> None:
     for holder, token in (("", 1), ("x", -1)):
         with pytest.raises(ConfigurationError):
             validator.valid(holder, token)
+
+
+def test_an_answer_that_comes_late_is_no_yes() -> None:
+    """Where answers have no order, it may be older than one that showed a later tenure."""
+    backend = Stubborn("unordered")
+    store = store_on(backend)
+    first = store.lock("job", holder=HOLDER).acquire()
+    validator, early = Validator(store, "job"), Token.of(first)
+
+    def overtaken(kind: str, outcome: Any) -> Any:
+        backend.after = lambda kind, outcome: outcome
+        first.release()
+        second = another_process(store).lock("job").acquire()
+        assert why(validator, early) == f"it is held by token {second.token}, of {second.holder}"
+        second.release()
+        return outcome
+
+    backend.after = overtaken
+    with pytest.raises(StaleToken):
+        validator.check(early)

@@ -156,6 +156,8 @@ class Validator:
             self._highest = max(self._highest, newest.slot.token or 0)
             ends = newest.ends(hub)
             why = _objection(newest.slot, token, now >= ends)
+            if why is None and token.number < self._highest:  # Without an order, an old answer may come last.
+                raise StaleToken(self.name, token.number, self._highest)
             if self._yes is not None and newest.slot.token != self._yes.token:
                 self._yes = None
             if why is None:
