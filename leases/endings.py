@@ -8,13 +8,14 @@ raises at the end of the body, loads nothing of this.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Final, NamedTuple
 
 from leases.errors import ConfigurationError
-from leases.stopper import Early, Exit, Stopper
+from leases.stopper import Afterwards, Early, Exit, Stopper
 from leases.terms import Terms
 
-__all__ = ["Early", "Manner", "Stopper"]
+__all__ = ["Afterwards", "Early", "Manner", "Stopper"]
 
 WORDS: Final = ("raise", "cancel", "interrupt", "exit", "kill")
 SEMANTICS: Final = ("at-most-once", "at-least-once")
@@ -47,6 +48,11 @@ class Manner(NamedTuple):
                 platform cannot do.
         """
         word, call = _word_and_call(on_lost)
+        if iscoroutinefunction(call):
+            raise ConfigurationError(
+                f"on_lost={call!r} is a coroutine function, and it is called in a thread; pass a plain "
+                "function, which may call loop.call_soon_threadsafe, or await lease.lost in a task"
+            )
         if semantics not in SEMANTICS:
             raise ConfigurationError(
                 f'semantics={semantics!r} is neither "at-most-once" nor "at-least-once"; pass one of them'

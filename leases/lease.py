@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from leases.contract import Slot
-    from leases.endings import Early, Manner, Stopper
+    from leases.endings import Afterwards, Early, Manner, Stopper
     from leases.tenure import Tenure
     from leases.terms import Terms
 
@@ -52,8 +52,9 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "_asked_to_stop", "_bells", "_calm", "_depth", "_early", "_listeners", "_loss_before",
-        "_manner", "_mutex", "_on_end", "_out_of_time", "_release_began", "_stopper", "_tenure", "_told",
+        "__weakref__", "_afterwards", "_asked_to_stop", "_bells", "_calm", "_depth", "_early", "_listeners",
+        "_loss_before", "_manner", "_mutex", "_on_end", "_out_of_time", "_overtaken_at", "_release_began",
+        "_stopper", "_tenure", "_told",
     )  # fmt: skip
 
     def __init__(
@@ -76,12 +77,14 @@ class Lease:
         self._release_began = False
         self._loss_before: LeaseLost | None = None  # what a body had run into when it released by itself
         self._early: Early | None = None
+        self._afterwards: Afterwards | None = None
+        self._overtaken_at: float | None = None  # when a later tenure was seen, on the holder's clock
         self._stopper: Stopper | None = None
         tenure.on_event = self._hear
         if manner is not None:
             self._watch_over(manner)
-        if tenure.machine.lost is not None:
-            self._stop()
+        if tenure.machine.lost is not None:  # Since it was confirmed, and maybe before this could be told.
+            self._end_work(tenure.machine.lost.reason)
 
     # ---- what is so ------------------------------------------------------------------------------
 
@@ -344,23 +347,31 @@ class Lease:
 
     def leave(self, grip: Grip, error: BaseException | None) -> None:
         """End a body: release, and raise the loss that it ran into, if any. `abandon` if it raises."""
+        cut_short = self._cut_short(error)
         self._release(grip)
+        if cut_short is not None:
+            raise cut_short from error
         self._raise_loss(self._loss_in_body(), error)
 
     async def leave_async(self, grip: Grip, error: BaseException | None) -> None:
         """`leave`, awaited."""
-        # The outermost body is the one that was cancelled; the inner ones let the cancellation pass.
-        outermost = self._stopper is not None and self._depth == 1 and not self._release_began
-        cut_short = self._stopper.left(error) if outermost and self._stopper is not None else None
+        cut_short = self._cut_short(error)
         await self._release_async(grip)
         if cut_short is not None:
             raise cut_short from error
         self._raise_loss(self._loss_in_body(), error)
 
+    def _cut_short(self, error: BaseException | None) -> LeaseLost | None:
+        """The loss that a body was stopped for, if it ends by that."""
+        # The outermost body is the one that was cancelled; the inner ones let the cancellation pass.
+        outermost = self._depth == 1 and not self._release_began
+        return self._stopper.left(error) if outermost and self._stopper is not None else None
+
     def _loss_in_body(self) -> LeaseLost | None:
         """The loss that the body ran into; a release by the body itself is none."""
         # What came after a release, while it waited for the store, was no loss to the body.
-        loss = self._loss_before if self._release_began else self._tenure.loss()
+        over = self._tenure.loss() is not None
+        loss = self._loss_before if self._release_began else self._loss() if over else None
         if loss is not None and loss.reason == "expired" and self._tolerant:
             logs.warn("%s; its work went on, as at-least-once allows", loss)
             return None
@@ -379,6 +390,8 @@ class Lease:
     # ---- inside ----------------------------------------------------------------------------------
 
     def _loss(self) -> LeaseLost:
+        if self._overtaken_at is not None:
+            return LeaseLost(self.name, "superseded", self._overtaken_at, self.token)
         loss = self._tenure.loss()
         if loss is not None:
             return loss
@@ -420,6 +433,8 @@ class Lease:
         """The work has stopped. What is told may be told again, where Ctrl-C cut it short."""
         if self._early is not None:
             self._early.end()
+        if self._afterwards is not None:
+            self._afterwards.end()
         if self._stopper is not None:
             self._stopper.end()
         if self._on_end is not None:
@@ -446,7 +461,7 @@ class Lease:
         if self._tenure.dead == "forked":
             self._mutex = threading.Lock()  # Another thread of the parent may have had it.
         elif isinstance(event, Lost):
-            self._stop()
+            self._end_work(event.reason)
         elif isinstance(event, Renewed) and self._bells:
             self._ring()
         for hear in tuple(self._listeners):
@@ -472,6 +487,8 @@ class Lease:
                 raise self._loss()  # Granted late: the work would have to stop before it has begun.
             self._stopper = manner.stopper()
             self._stopper.begin(self, self._tenure.hub.clock, manner.stop_within)
+            if forced and self.remaining <= manner.stop_within:  # It may have taken a while.
+                raise self._loss()
         except BaseException:  # Then there is no lease that anybody could release.
             self.abandon(None)
             raise
@@ -491,10 +508,40 @@ class Lease:
         self._stop()
         self.renew_until(self._tenure.hub.clock().hold)
 
+    def _end_work(self, reason: LossReason) -> None:
+        """The lease is lost. Work that goes on all the same is not to do so beside another for ever."""
+        self._stop()
+        if reason != "expired" or not self._tolerant or self._release_began or self._afterwards is not None:
+            return
+        from leases.endings import Afterwards
+
+        hub = self._tenure.hub
+        every = self._tenure.machine.terms.renew
+        self._afterwards = Afterwards(self._is_overtaken, every, hub.keeper, hub.couriers.send)
+        if self._release_began:  # Meanwhile.
+            self._afterwards.end()
+
+    def _is_overtaken(self) -> bool:
+        """Ask the store whether another has had the lock since: a late read shows no higher token."""
+        tenure, hub = self._tenure, self._tenure.hub
+        if hub.closed:
+            return True
+        try:
+            token = hub.backend.read(self.name, tenure.machine.terms.attempt).token
+        except Exception:  # Silence stops nothing.
+            return False
+        if token is None or token <= self.token:
+            return False
+        self._overtaken_at = hub.clock().hold
+        logs.warn("%s; its work, which went on as at-least-once allows, is to stop now", self._loss())
+        self._ring()
+        return True
+
     def _stop(self) -> None:
         """Once: wake who waits, and end the work as was agreed; nothing here waits for anything."""
         with self._mutex:
-            if self._told:
+            # Who makes this lease looks once more when it has what stops the work.
+            if self._told or (self._manner is not None and self._stopper is None):
                 return
             self._told = True
         self._ring()

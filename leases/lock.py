@@ -96,7 +96,8 @@ class Lock:
             ``(word, function)`` does both.
         semantics: ``"at-most-once"`` (default): in doubt the work stops. ``"at-least-once"``: silence of the
             store stops nothing, `Lease.check` refuses only what was seen to be over, and a lease that ran
-            out is a warning in the log: for work that may be done twice, and not left undone.
+            out is a warning in the log: for work that may be done twice, and not left undone. When another
+            is seen to have the lock since, it is told to stop: the store is asked at the times of renewals.
         stop_within: seconds before the deadline at which the work is told to stop, so that it has stopped
             by then; default 0.
         reentrant: whether the thread or task that holds it may acquire it again.

@@ -139,5 +139,42 @@ class Early:
         drop(self)
 
 
+class Afterwards:
+    """Looks on at the lock of a lease that has run out, under work that goes on all the same.
+
+    Args:
+        over: asks the store, and may wait: whether there is nothing more to look for.
+        every: seconds from one look to the next.
+        keeper: of the store.
+        send: has a function called by a thread that may wait.
+    """
+
+    def __init__(
+        self,
+        over: Callable[[], bool],
+        every: float,
+        keeper: Timekeeper,
+        send: Callable[[Callable[[], object]], object],
+    ) -> None:
+        self._over, self._every, self._keeper, self._send = over, every, keeper, send
+        self._ended = False
+        self.plan: Plan | None = None
+        keeper.keep(self, every)
+
+    def tick(self) -> None:
+        """It is time for a look."""
+        if not self._ended:
+            self._send(self._look)
+
+    def _look(self) -> None:
+        if not self._ended and not self._over():
+            self._keeper.keep(self, self._every)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended = True
+        drop(self)
+
+
 def _of_no_account() -> None:
     """Nothing is left that could be stopped."""

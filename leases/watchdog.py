@@ -6,8 +6,8 @@ of this process: a C extension may hold the GIL, the process may be stopped, the
 the platform has no such timer, a guardian process does the same from outside (`leases.guard`).
 
 It ends this process, not those that it has started: let `leases hold` run a command. After `fork` the child
-has neither lease nor timer; after `exec` nobody is watched over. The first process of a container cannot be
-killed from within, so there it is refused.
+has neither lease nor timer; `exec` takes a timer away, and a guardian not, who kills what runs then. The
+first process of a container cannot be killed from within, so there it is refused.
 """
 
 from __future__ import annotations

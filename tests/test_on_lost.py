@@ -45,6 +45,8 @@ def after(clock: ManualClock, store: Store, seconds: float) -> None:
         ({"on_lost": ("kill", 5)}, "is neither one of"),
         ({"on_lost": ("exit",)}, "is neither one of"),
         ({"on_lost": (print, "exit")}, "is neither one of"),
+        ({"on_lost": asyncio.sleep}, "is a coroutine function, and it is called in a thread"),
+        ({"on_lost": ("exit", asyncio.sleep)}, "is a coroutine function"),
         ({"on_lost": None}, "on_lost=None is neither one of"),
         ({"semantics": "exactly-once"}, "semantics='exactly-once' is neither"),
         ({"stop_within": -1}, "stop_within=-1 is not a number of seconds"),

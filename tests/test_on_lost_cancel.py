@@ -133,6 +133,18 @@ def test_body_of_a_lease_is_cancelled() -> None:
     run(work)
 
 
+def test_plain_body_of_a_lease_is_cancelled() -> None:
+    """The body of a lease that was acquired by asyncio may be a plain `with`: LeaseLost comes of it, too."""
+
+    async def work(store: Store) -> None:
+        with pytest.raises(LeaseLost) as raised, await lock_on(store).acquire_async():
+            lose(store, "job")
+            await for_ever()
+        assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+    run(work)
+
+
 def test_without_a_body_the_acquiring_task_is_cancelled() -> None:
     """Outside of a body nobody can make LeaseLost of it: it is a plain cancellation."""
 
