@@ -212,8 +212,9 @@ class MultiLease:
         try:
             if not self.held or self.ending:
                 raise self._loss()
-            if self._stopper is not None:
-                self._stopper.entered()
+            for stopper in (self._stopper, *(lease._stopper for lease in self.leases)):
+                if stopper is not None:
+                    stopper.entered()
         except BaseException:
             self.abandon()
             raise
@@ -222,13 +223,16 @@ class MultiLease:
     def leave(self, error: BaseException | None) -> None:
         """End a body: release, and raise the loss that it ran into, if any."""
         loss = self._loss_in_body()
+        cut_short = self._cut_short(error)
         self.release()
+        if cut_short is not None:
+            raise cut_short from error
         Lease._raise_loss(loss, error)
 
     async def leave_async(self, error: BaseException | None) -> None:
         """`leave`, awaited."""
         loss = self._loss_in_body()
-        cut_short = None if self._stopper is None else self._stopper.left(error)
+        cut_short = self._cut_short(error)
         await self.release_async()
         if cut_short is not None:
             raise cut_short from error
@@ -239,6 +243,12 @@ class MultiLease:
     @property
     def _tenure(self) -> Any:
         return self.leases[0]._tenure  # What a `Loss` reads the clock by.
+
+    def _cut_short(self, error: BaseException | None) -> LeaseLost | None:
+        """The loss that the body was stopped for, if it ends by that: for all, or for a lock of its own."""
+        mine = None if self._stopper is None else self._stopper.left(error)
+        losses = [mine, *(lease._cut_short(error) for lease in self.leases)]  # Each takes back its own.
+        return next((loss for loss in losses if loss is not None), None)
 
     def _loss_in_body(self) -> LeaseLost | None:
         """The loss that the body ran into; a release by the body itself is none."""
@@ -280,7 +290,8 @@ class MultiLease:
     def _stop(self) -> None:
         """Once: wake who waits, and end the work as was agreed; nothing here waits for anything."""
         with self._mutex:
-            if self._told:
+            # Who makes this looks once more when it has what stops the work.
+            if self._told or (self._manner is not None and self._stopper is None):
                 return
             self._told = True
         self._ring()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -76,6 +76,7 @@ class MultiLock:
                     f"{given[0]}= has no lock to apply to: all were given with their own; leave it out"
                 )
         _refuse_twice([(_store_of(lock), lock.name) for lock in self.locks])
+        _refuse_tolerance(self.locks)
         shortest = min((lock.terms for lock in self.locks), key=lambda terms: terms.hold)
         self._manner = check_manner(on_lost, "at-most-once", 0.0, shortest)
         self._held: dict[MultiLease, object] = {}  # and who acquired it; until released
@@ -349,6 +350,15 @@ def _store_of(lock: Lock) -> object:
     if hub is not None:
         return hub.backend.identity
     return store_url(lock._store if isinstance(lock._store, str) else None)
+
+
+def _refuse_tolerance(locks: Sequence[Lock]) -> None:
+    for lock in locks:
+        if lock._manner is not None and lock._manner.tolerant:
+            raise ConfigurationError(
+                f'lock "{lock.name}" has semantics="at-least-once", and several locks stand or fall '
+                "together, whatever is lost of them; leave it out"
+            )
 
 
 def _refuse_twice(keys: list[tuple[Any, str]]) -> None:

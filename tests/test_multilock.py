@@ -288,6 +288,32 @@ def test_on_lost_cancels_the_task_once() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_lock_that_cancels_by_itself(plain: bool) -> None:
+    """The word of one of the locks holds for the body of all: LeaseLost comes of its cancellation."""
+
+    async def run() -> None:
+        with store_on() as store:
+            lock = MultiLock(Lock("a", store=store, ttl=SHORT, on_lost="cancel"), Lock("b", store=store))
+
+            async def work() -> None:
+                async with lock:
+                    intrude(store, "a")
+                    await asyncio.sleep(LONG)
+
+            async def plain_work() -> None:
+                with await lock.acquire_async():
+                    intrude(store, "a")
+                    await asyncio.sleep(LONG)
+
+            with pytest.raises(LeaseLost, match='"a"'):
+                await (plain_work() if plain else work())
+            task = asyncio.current_task()
+            assert task is not None and task.cancelling() == 0
+
+    asyncio.run(run())
+
+
 def test_events_are_those_of_all_with_the_first_deadline() -> None:
     """Who watches over the work is told of no deadline that is not that of all."""
     clock = ManualClock()
@@ -440,6 +466,8 @@ def test_what_cannot_work_is_refused() -> None:
         MultiLock(Lock("a"), Lock("b"), ttl=3)
     with pytest.raises(ConfigurationError, match="on_lost"):
         MultiLock("a", "b", on_lost="panic")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r'"b" has semantics="at-least-once".*leave it out'):
+        MultiLock("a", Lock("b", semantics="at-least-once"))
 
 
 def test_one_store_by_two_urls_is_found_out(tmp_path: Any) -> None:
