@@ -153,6 +153,8 @@ class Part:
         place = self.place = self.manifesto.lock._place(self.bell, self.me())
         if self.stopping:
             place.ticket.called_off = True
+        if self._rivals is not None:
+            self._rivals.stand_aside(aside=False)
         return place
 
     def elected(self, lease: Lease) -> Reign:
@@ -164,20 +166,14 @@ class Part:
         if self._progress is not None:
             self._progress.watch(reign)
         if self._rivals is not None:
+            # Until the next campaign: to a candidate whose work lingers nobody could hand over.
+            self._rivals.stand_aside(aside=True)
             self._rivals.consider()
         return reign
 
-    @contextmanager
-    def aside(self) -> Generator[None, None, None]:
-        """For so long it does not campaign, and nobody is to hand over to it."""
-        if self._rivals is not None:
-            self._rivals.stand_aside(aside=True)
-        yield
-        if self._rivals is not None:
-            self._rivals.stand_aside(aside=False)
-
     def over(self, reign: Reign) -> None:
         """A tenure is over."""
+        reign.work_stopped()  # Mostly said before, but Ctrl-C may come at any instruction.
         reign.end()
         self.reign = None
 
@@ -186,6 +182,8 @@ class Part:
         for helper in (self._lookout, self._progress, self._rivals):
             if helper is not None:
                 helper.close()
+        if self.reign is not None:
+            self.over(self.reign)
         if self.place is not None:
             self.place.undo()
 
@@ -244,8 +242,7 @@ def _step_back(part: Part, reign: Reign) -> Generator[Wait, Any, None]:
     """For the sake of others: a moment, or as long as they may need to see that the lock is free."""
     hub, terms = reign.lease._tenure.hub, part.manifesto.lock.terms
     if reign.stalled(Progress.WHY):
-        with part.aside():
-            yield from _rest(part, terms.ttl)
+        yield from _rest(part, terms.ttl)
     elif reign.asked:
         yield from _rest(part, min(terms.ttl / 4, _LET_OTHERS_MOST))
     else:

@@ -39,7 +39,7 @@ class Rivals:
         self._part, self._priority, self._lock = part, priority, bids
         connect = part.manifesto.lock._connect
         self._mutex = threading.Lock()
-        self._aside = False
+        self._aside = True  # until it campaigns
         self._bid: Part | None = None
         self._leader: Leader | None = None
         self._bidder: Leader | None = None
