@@ -69,7 +69,7 @@ class Reign:
         self.plan: Plan | None = None
         self._telling = threading.Lock()
         self._limiting = threading.Lock()
-        self._told_loss = False
+        self._told_election = self._told_loss = False
         self._asked_at: float | None = None  # on the holder's clock
         self._limits: dict[str, float] = {}
 
@@ -77,10 +77,13 @@ class Reign:
 
     def begin(self) -> None:
         """Tell of the election, then of all that happens to the lease."""
-        self._tell(self.manifesto.calls.elected, self.lease)
+        with self._telling:
+            self._tell(self.manifesto.calls.elected, self.lease)
+            self._told_election = True
         self.lease.listen(self.hear)
-        if self.lease._tenure.machine.lost is not None:  # Before anybody listened.
-            self.tell_loss()
+        # Before anybody listened: the lease was lost, or its work told to stop in good time.
+        if self.lease._told or self.lease._tenure.machine.lost is not None:
+            self.tell_loss(self.lease._loss())
 
     def hear(self, event: Event) -> None:
         """An event of the lease, in some thread that must not wait."""
@@ -100,7 +103,7 @@ class Reign:
     def tell_loss(self, loss: LeaseLost | None = None) -> None:
         """Call on_lost, once for every on_elected; the reason is ``released`` where nothing was lost."""
         with self._telling:
-            if self._told_loss:
+            if self._told_loss or not self._told_election:
                 return
             self._told_loss = True
             self._tell(self.manifesto.calls.lost, self.lease, self.loss() if loss is None else loss)
@@ -171,8 +174,11 @@ class Reign:
     def forgives(self, error: BaseException) -> bool:
         """Whether the work only ended as it was to end: by the loss of this very lease."""
         lease = self.lease
-        mine = isinstance(error, LeaseLost) and (error.name, error.token) == (lease.name, lease.token)
-        return mine and bool(lease.ending or lease.lost)
+        if not (lease.ending or lease.lost):
+            return False
+        if isinstance(error, BaseExceptionGroup):  # Several tasks, or threads, met it.
+            return all(self.forgives(one) for one in error.exceptions)
+        return isinstance(error, LeaseLost) and (error.name, error.token) == (lease.name, lease.token)
 
     def now(self) -> float:
         """The holder's clock."""
