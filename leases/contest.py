@@ -49,7 +49,8 @@ def _worked(part: Part, reign: Reign, work: Work | None, bell: threads.Bell) -> 
     try:
         with body(lease, part.me()):
             if work is not None:
-                work(lease)
+                if not (lease.ending or lease.lost):  # It may have taken a while to get here.
+                    work(lease)
                 return None
             lease._bells.append(bell.ring)
             for left in reign.idle():

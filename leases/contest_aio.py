@@ -49,7 +49,8 @@ async def _worked_async(part: Part, reign: Reign, work: WorkAsync) -> BaseExcept
 
     async def run() -> None:
         with body(reign.lease, part.me()):
-            await work(reign.lease)
+            if not (reign.lease.ending or reign.lease.lost):  # It may have taken a while to get here.
+                await work(reign.lease)
 
     task = asyncio.create_task(run(), name=f"leases-work-{reign.lease.name}")
     part.mine.add(task)
@@ -87,6 +88,7 @@ class TaskHerald(Herald):
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Callable[[], object] | None] = asyncio.Queue()
+        self._late = False
         self.me = self._task = self._loop.create_task(self._run(), name=f"leases-herald-{name}")
 
     def tell(self, call: Callable[..., object], *args: object) -> None:
@@ -101,6 +103,7 @@ class TaskHerald(Herald):
         """Wait until all was called that was told, unless that takes too long; then the task ends."""
         self._put(None)
         _, late = await asyncio.wait({self._task}, timeout=LAST_CALLS)
+        self._late = bool(late)
         for task in late:
             task.cancel()
 
@@ -111,10 +114,22 @@ class TaskHerald(Herald):
             return
 
     async def _run(self) -> None:
-        while (call := await self._queue.get()) is not None:
+        call: Callable[[], object] | None = None
+        while True:
             try:
+                call = await self._queue.get()
+                if call is None:
+                    return
                 result = call()
                 if isinstance(result, Awaitable):
                     await result
+            except asyncio.CancelledError as error:
+                if self._late:
+                    raise
+                # Of the callback, or of all tasks there are: what is still to be told is told all the same.
+                self._task.uncancel()
+                if call is not None:
+                    report("a callback of an elector was cancelled: %r", call, error)
             except Exception as error:
                 report("a callback of an elector failed: %r", call, error)
+            call = None
