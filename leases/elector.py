@@ -138,6 +138,7 @@ class Elector:
         if priority is not None:
             self._rivals = partial(Rivals, priority, lock_of_bids(self._lock, store, holder, shown))
         self._word = word
+        self._signalled = False  # to stop, by a signal, in a body of `stop_on`
         self._holder = None if holder is None else check_holder(holder)
         self._sight: Sight | None = None
         self._mutex, self._starting = threading.Lock(), threading.Lock()
@@ -363,6 +364,8 @@ class Elector:
     def stop_on(self, *signals: signal.Signals) -> Generator[Elector, None, None]:
         """A body in which signals, by default SIGTERM, stop this elector; then the handlers are as before.
 
+        One that comes before `run` is not forgotten: what begins later in the body ends at once.
+
         Raises:
             ConfigurationError: in a thread that is not the main thread, where Python hears of no signal.
         """
@@ -370,6 +373,7 @@ class Elector:
             raise ConfigurationError("only the main thread hears of signals; use stop_on there, or call stop")
 
         def stop(number: int, frame: object) -> None:
+            self._signalled = True
             self.stop(0)
 
         before = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
@@ -380,6 +384,7 @@ class Elector:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            self._signalled = False
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -401,6 +406,8 @@ class Elector:
             if self._takes_part():
                 raise RuntimeError(f'elector of "{self.name}" takes part already; stop it, or make another')
             self._part = part
+        if self._signalled:
+            part.stop()
 
     def _take_part(self, work: Work | None, ready: threading.Event | None = None) -> None:
         herald, bell = ThreadHerald(self.name) if any(self._manifesto.calls) else Herald(), threads.Bell()
