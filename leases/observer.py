@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leases.contract import Slot, Watch
-from leases.errors import StoreError, StoreUnavailable
+from leases.errors import StoreUnavailable
 from leases.keeper import report
 from leases.record import RESERVED
 from leases.script import Wait
@@ -326,7 +326,7 @@ class Lookout:
                 script = observing(self._connect, self._name, self._bell.ring, wary=self._wary)
                 with closing(script):
                     self._follow(script)
-            except StoreError as error:
+            except Exception as error:  # Whatever a store does: who is not told takes an old leader for one.
                 if not self._closed and not self._complained:
                     report("who leads %r cannot be seen; it is tried again", self._name, error)
                 self._complained = True

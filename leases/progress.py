@@ -68,6 +68,6 @@ class Progress:
     def _answer(self) -> bool:
         try:
             return bool(self._ask())
-        except Exception as error:
+        except BaseException as error:  # Not even SystemExit may end this thread: nobody would ask again.
             report("renew_while failed, which counts as no: %r", self._ask, error)
             return False
