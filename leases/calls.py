@@ -1,5 +1,8 @@
 """One call of a function under `leader_only`: admitted under a lease, run, ended as was agreed, and left."""
 
+# pyright: reportPrivateUsage=false
+# What stops a call goes by the clock of its lease.
+
 from __future__ import annotations
 
 import threading
@@ -8,7 +11,6 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Protocol
 
-from leases.clock import system_clock
 from leases.lease import Grip
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ class Call(Grip):
         if manner.word != "raise":
             manner.check_here(awaited=awaited)
             self._stopper = manner.stopper()
-            self._stopper.begin(self.lease, system_clock, manner.stop_within)
+            self._stopper.begin(self.lease, self.lease._tenure.hub.clock, manner.stop_within)
             self._stopper.entered()
+            if (end := self.lease.ending) and end.reason != "released":
+                self.lease.check()  # The loss came when there was nothing yet that could stop this call.
 
     def stop(self, loss: LeaseLost) -> None:
         """The lease is over: end the call as was agreed, once."""

@@ -12,6 +12,10 @@ import pytest
 from hands import PATIENCE
 from leases import LeaseLost, NotLeader, Store, leader_only
 from leases.cancelling import Cancel
+from leases.clock import Clock
+from leases.endings import Manner
+from leases.stopper import Stopper
+from leases.testing.sandbox import sandbox
 from stubborn import SHORT, another_process, break_, store_on, until
 
 
@@ -160,6 +164,45 @@ def test_a_call_is_stopped_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(set(stops)) == len(stops) == 3
 
     play(test)
+
+
+def test_a_loss_that_comes_as_a_call_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function is not called where nothing would have ended it."""
+    made, began = Manner.stopper, list[str]()
+
+    with sandbox() as box:
+
+        def made_late(manner: Manner) -> Stopper:
+            box.lose("job", "superseded")
+            return made(manner)
+
+        monkeypatch.setattr(Manner, "stopper", made_late)
+
+        @leader_only("job", on_lost="cancel")
+        async def led() -> None:
+            began.append("it")
+
+        with pytest.raises(LeaseLost, match="superseded"):
+            asyncio.run(led())
+        assert began == [] and led.resign(PATIENCE)
+
+
+def test_what_ends_a_call_goes_by_the_clock_of_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a test of a user's own nobody is killed because the clock of the sandbox shows another time."""
+    clocks: list[Clock] = []
+
+    def begin(self: Cancel, lease: Any, clock: Clock, stop_within: float) -> None:
+        clocks.append(clock)
+
+    monkeypatch.setattr(Cancel, "begin", begin)
+
+    with sandbox() as box:
+
+        @leader_only("job", on_lost="cancel")
+        async def led() -> None: ...
+
+        asyncio.run(led())
+        assert clocks == [box.clock] and led.resign(PATIENCE)
 
 
 def test_cancel_is_for_losses() -> None:
