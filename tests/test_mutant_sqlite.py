@@ -19,7 +19,7 @@ def module(*, broken: bool) -> ModuleType:
     spec = find_spec("leases_backends._sqlite_file")
     assert spec is not None and spec.origin is not None
     source = Path(spec.origin).read_text(encoding="utf-8")
-    assert source.count(RIGHT) == 1, "the mutant has to follow the source"
+    assert source.count(RIGHT) == 2, "the mutant has to follow the source"
     fresh = ModuleType("leases_backends._sqlite_file_mutant")
     fresh.__dict__["__file__"] = spec.origin
     exec(compile(source.replace(RIGHT, PER_ROW if broken else RIGHT), spec.origin, "exec"), fresh.__dict__)  # noqa: S102 - that is what a mutant is
