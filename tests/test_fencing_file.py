@@ -314,13 +314,14 @@ def test_a_lock_seals_before_it_is_told(site: Site, fence: FileFence, path: Path
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is not there, or in the file's place, a mode that writes nothing, another system."""
-    for wrong in (tmp_path / "nowhere" / "file", tmp_path):
-        with pytest.raises(ConfigurationError, match="make the folder first"):
+    """A folder that is not there, or in the file's place, or a device; no mode to write, another system."""
+    for wrong in (tmp_path / "nowhere" / "file", tmp_path, os.devnull):
+        with pytest.raises(ConfigurationError, match="make the folder, or name another"):
             FileFence("job", wrong)
     for options in (
         {"name": "", "path": tmp_path / "x"},
         {"name": "job", "path": tmp_path / "x", "timeout": -1},
+        {"name": "job", "path": tmp_path / "x", "timeout": None},
     ):
         with pytest.raises(ConfigurationError):
             FileFence(**options)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

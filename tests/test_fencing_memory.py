@@ -225,9 +225,11 @@ def test_a_child_does_not_wait_for_the_parents_threads() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-@pytest.mark.parametrize("options", [{"name": ""}, {"name": "job", "timeout": -1}])
+@pytest.mark.parametrize(
+    "options", [{"name": ""}, {"name": "job", "timeout": -1}, {"name": "job", "timeout": None}]
+)
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
-    """A name that is none, a negative time."""
+    """A name that is none, a negative time; or none, which elsewhere means for ever."""
     with pytest.raises(ConfigurationError):
         MemoryFence(**options)
 

@@ -403,7 +403,7 @@ WRONG: list[dict[str, Any]] = [
         for connect in (5, "sqlite://", create_async_engine("postgresql+psycopg://nowhere"))
     ),
     *({"paramstyle": style} for style in ("?", "dollar")),
-    *({"timeout": timeout} for timeout in (-1, "soon")),
+    *({"timeout": timeout} for timeout in (-1, "soon", None)),
     {"name": ""},
 ]
 

@@ -211,6 +211,8 @@ def test_renewals_that_never_end_are_given_up() -> None:
         ("job", "k", {"store": "nothing:"}),
         ("job", "k", {"timeout": -1}),
         ("job", "k", {"timeout": "5"}),
+        ("job", "k", {"timeout": 0}),
+        ("job", "k", {"timeout": None}),
     ],
 )
 def test_what_cannot_work_is_refused_at_construction(name: Any, key: Any, options: dict[str, Any]) -> None:
@@ -220,13 +222,16 @@ def test_what_cannot_work_is_refused_at_construction(name: Any, key: Any, option
 
 
 def test_a_value_has_a_limit() -> None:
-    """64 KiB fit, and one byte more is refused before the store is asked."""
+    """64 KiB fit, and one byte more is refused before the store is asked; so is what is no value."""
     store = store_on()
     key = GuardedKey("job", "position", store=store)
     with hold(store) as lease:
         key.write(lease, b"x" * 65_536)
         with pytest.raises(ConfigurationError, match="65537 bytes"):
             key.write(lease, b"x" * 65_537)
+        for none in (5, None, ["text"]):
+            with pytest.raises(ConfigurationError, match="neither text nor bytes"):
+                key.write(lease, none)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     assert value(key) == b"x" * 65_536
 
 

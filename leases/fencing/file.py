@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 
 from leases.errors import ConfigurationError, MalformedToken, RecordRefused, ResourceBusy
 from leases.fencing.level import Level
-from leases.fencing.token import Token, admitted, of_lock
-from leases.lease import Lease, check_timeout
+from leases.fencing.token import Token, admitted, check_seconds, of_lock
+from leases.lease import Lease
 from leases.record import check_name
 
 if sys.platform != "win32":
@@ -59,13 +59,13 @@ class FileFence:
 
     def __init__(self, name: str, path: str | os.PathLike[str], *, timeout: float = PATIENCE) -> None:
         self.name = check_name(name)
-        self.timeout = check_timeout(timeout) or 0.0
+        self.timeout = check_seconds("timeout", timeout)
         self.path = Path(os.path.realpath(path))
         if sys.platform == "win32":
             raise ConfigurationError("this system has no flock(); use another fence, such as SqlFence")
-        if not self.path.parent.is_dir() or self.path.is_dir():
+        if not self.path.parent.is_dir() or (self.path.exists() and not self.path.is_file()):
             raise ConfigurationError(
-                f"{str(path)!r} is no file in a folder that exists; make the folder first"
+                f"{str(path)!r} is no plain file in a folder that exists; make the folder, or name another"
             )
         self._token = self.path.with_name(f"{self.path.name}.fence")
         self._lock = self.path.with_name(f"{self.path.name}.fence.lock")

@@ -18,9 +18,9 @@ from leases.errors import (
     WriteUnknown,
 )
 from leases.fencing.level import Level
-from leases.fencing.token import Token, of_lock
+from leases.fencing.token import Token, check_seconds, of_lock
 from leases.hub import Hub, shared_hub
-from leases.lease import Lease, check_timeout
+from leases.lease import Lease
 from leases.record import check_key, check_name
 from leases.registry import scheme_of, store_url
 
@@ -88,7 +88,7 @@ class GuardedKey:
         self, name: str, key: str, *, store: str | Connected | None = None, timeout: float = PATIENCE
     ) -> None:
         self.name, self.key = check_name(name), check_key(key)
-        self.timeout = check_timeout(timeout) or PATIENCE
+        self.timeout = check_seconds("timeout", timeout, least=0.001)
         self._store = store
         if isinstance(store, str):
             scheme_of(store)
@@ -114,8 +114,10 @@ class GuardedKey:
             ForeignToken: it is of another lock.
             WriteUnknown: it may have been written.
             StoreError: the store refused, or could not be asked; nothing was written.
-            ConfigurationError: a value that is too large, or a lease in another store.
+            ConfigurationError: a value that is too large, or none, or a lease in another store.
         """
+        if not isinstance(value, str | bytes | bytearray | memoryview):  # bytes(5) would be five zeros.
+            raise ConfigurationError(f"value={value!r} is neither text nor bytes; pass str(value)")
         data = value.encode() if isinstance(value, str) else bytes(value)
         if len(data) > VALUE_BYTES:
             raise ConfigurationError(

@@ -13,8 +13,8 @@ from typing import Final
 from leases import threads
 from leases.errors import ResourceBusy
 from leases.fencing.level import Level
-from leases.fencing.token import Token, admitted, of_lock
-from leases.lease import Lease, check_timeout
+from leases.fencing.token import Token, admitted, check_seconds, of_lock
+from leases.lease import Lease
 from leases.record import check_name
 
 PATIENCE: Final = 10.0
@@ -45,7 +45,7 @@ class MemoryFence:
 
     def __init__(self, name: str, *, timeout: float = PATIENCE) -> None:
         self.name = check_name(name)
-        self.timeout = check_timeout(timeout) or 0.0
+        self.timeout = check_seconds("timeout", timeout)
         self._highest: int | None = None
         self._turns = _Turns()
 

@@ -19,8 +19,8 @@ from leases.fencing.connections import (
     way_async,
 )
 from leases.fencing.level import Level
-from leases.fencing.token import Token, of_lock
-from leases.lease import Lease, check_timeout
+from leases.fencing.token import Token, check_seconds, of_lock
+from leases.lease import Lease
 from leases.record import check_name
 
 TABLE: Final = "leases_fences"
@@ -79,7 +79,7 @@ class SqlFence:
         timeout: float = PATIENCE,
     ) -> None:
         self.name = check_name(name)
-        self.timeout = check_timeout(timeout) or 0.0
+        self.timeout = check_seconds("timeout", timeout)
         self.table = table
         self._quoted = _quote(table)
         self._connect = _check_connect(connect)

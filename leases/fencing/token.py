@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from leases.errors import ConfigurationError, ForeignToken, MalformedToken, StaleToken
@@ -152,3 +152,14 @@ def admitted(token: Token, highest: int | None) -> int:
     if highest is not None and token.number < highest:
         raise StaleToken(token.name, token.number, highest)
     return token.number
+
+
+def check_seconds(what: str, seconds: Any, least: float = 0.0) -> float:
+    """Return an option in seconds; here nothing waits for ever.
+
+    Raises:
+        ConfigurationError: no number, below the least, or without end.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds < 1e9:
+        raise ConfigurationError(f"{what}={seconds!r} is no number of seconds that can work; pass another")
+    return float(seconds)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from leases.errors import ConfigurationError, MalformedToken, NotCurrent, StaleToken, StoreError
 from leases.fencing.level import Level
-from leases.fencing.token import Token, of_lock
+from leases.fencing.token import Token, check_seconds, of_lock
 from leases.hub import Hub, shared_hub
-from leases.lease import Lease, Timeout, check_timeout
+from leases.lease import Lease
 from leases.lock import Connected
 from leases.record import check_name
 from leases.registry import scheme_of, store_url
@@ -70,8 +70,8 @@ class Validator:
         timeout: float = TIMEOUT,
     ) -> None:
         self.name = check_name(name)
-        self.cache = _seconds("cache", cache)
-        self.timeout = _seconds("timeout", timeout, least=0.001)
+        self.cache = check_seconds("cache", cache)
+        self.timeout = check_seconds("timeout", timeout, least=0.001)
         self._store = store
         self._hub: Hub | None = None
         self._mutex, self._process = threading.Lock(), os.getpid()
@@ -234,10 +234,3 @@ def _objection(slot: Slot, token: Token, over: bool) -> str | None:
     if claim.holder != token.holder:
         return f"it is held by {claim.holder}"
     return "its record has not been renewed for its ttl" if over else None
-
-
-def _seconds(what: str, seconds: float, least: float = 0.0) -> float:
-    checked: Timeout = None if seconds is None else check_timeout(seconds, what)
-    if checked is None or checked < least:
-        raise ConfigurationError(f"{what}={seconds!r} is no number of seconds that can work; pass another")
-    return checked
