@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from leases import threads
 from leases.campaign import Freeing, Leading, Part, Step, body, campaigning
+from leases.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from leases.lease import Lease
@@ -50,7 +51,7 @@ def _worked(part: Part, reign: Reign, work: Work | None, bell: threads.Bell) -> 
         with body(lease, part.me()):
             if work is not None:
                 if not (lease.ending or lease.lost):  # It may have taken a while to get here.
-                    work(lease)
+                    _refuse_coroutine(work, work(lease))
                 return None
             lease._bells.append(bell.ring)
             for left in reign.idle():
@@ -58,6 +59,13 @@ def _worked(part: Part, reign: Reign, work: Work | None, bell: threads.Bell) -> 
     except BaseException as error:  # Ctrl-C too: first the lease is released, then it is raised.
         return error
     return None
+
+
+def _refuse_coroutine(work: Work, result: object) -> None:
+    """What only looks like a function would do no work at all, and this again and again."""
+    if isinstance(result, Coroutine):
+        result.close()
+        raise ConfigurationError(f"{work!r} gave a coroutine, which nobody awaits here; await run_async")
 
 
 def _called(step: Callable[[], object]) -> BaseException | None:

@@ -114,7 +114,7 @@ class Elector:
         patience: Timeout = None,
     ) -> None:
         self._part: Part | None = None
-        word, call = word_and_call(on_lost)
+        word, call = word_and_call(on_lost, semantics)
         lock_word: Any = (
             "raise" if word == "cancel" else word
         )  # Tasks are cancelled here, for more than a loss.
@@ -289,9 +289,14 @@ class Elector:
         What ends it before that is logged, kept as `error`, and fails `health`.
 
         Raises:
-            ConfigurationError: a callback is a coroutine function.
+            ConfigurationError: a callback is a coroutine function, or `on_lost` cannot be done from there.
         """
         check_for_threads(self._manifesto)
+        if self._word == "interrupt":
+            raise ConfigurationError(
+                'on_lost="interrupt" interrupts the main thread, and start takes part in another; call run '
+                'in the main thread, or pass "exit" or "kill"'
+            )
         with self._starting:
             if not self._takes_part():
                 ready = threading.Event()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
 from typing import Any, Final, NamedTuple, get_args
 
@@ -42,8 +42,22 @@ class Manifesto(NamedTuple):
     tolerant: bool = False
 
 
-def word_and_call(on_lost: Any) -> tuple[Any, Callable[..., object] | None]:
-    """The two parts of it; what is neither is left whole, for the lock to refuse."""
+def word_and_call(on_lost: Any, semantics: object) -> tuple[Any, Callable[..., object] | None]:
+    """The two parts of it; what is neither is left whole, for the lock to refuse.
+
+    Raises:
+        ConfigurationError: a word that contradicts the semantics, and of which the lock will not hear.
+    """
+    word, call = _word_and_call(on_lost)
+    if word == "cancel" and semantics == "at-least-once":
+        raise ConfigurationError(
+            'on_lost="cancel" contradicts semantics="at-least-once", under which silence stops nothing; '
+            'leave one of them out, or pass "at-most-once"'
+        )
+    return word, call
+
+
+def _word_and_call(on_lost: Any) -> tuple[Any, Callable[..., object] | None]:
     match on_lost:
         case (word, call) if word in get_args(Word) and callable(call):
             return word, call
@@ -107,7 +121,20 @@ def on_the_loop(manifesto: Manifesto) -> Manifesto:
         return manifesto
     loop = asyncio.get_running_loop()
     longest = manifesto.lock.terms.ttl  # It is a no by then.
-    return manifesto._replace(progress=lambda: asyncio.run_coroutine_threadsafe(ask(), loop).result(longest))
+
+    def ask_there() -> object:
+        question: Coroutine[Any, Any, object] = ask()
+        try:
+            answer = asyncio.run_coroutine_threadsafe(question, loop)
+        except RuntimeError:  # The loop is closed.
+            question.close()
+            raise
+        try:
+            return answer.result(longest)
+        finally:
+            answer.cancel()  # A question that hangs is not to wait beside the next for ever.
+
+    return manifesto._replace(progress=ask_there)
 
 
 def check_callables(*given: object) -> None:

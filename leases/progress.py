@@ -8,9 +8,10 @@ or does not answer, they end, and so does the lease, at the deadline it then has
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
+from leases.errors import ConfigurationError
 from leases.keeper import report
 from leases.terms import Terms
 from leases.threads import Bell
@@ -67,7 +68,11 @@ class Progress:
 
     def _answer(self) -> bool:
         try:
-            return bool(self._ask())
+            answer = self._ask()
+            if isinstance(answer, Coroutine):  # Which would be a yes for ever.
+                answer.close()
+                raise ConfigurationError(f"{self._ask!r} gave a coroutine; pass a coroutine function itself")
+            return bool(answer)
         except BaseException as error:  # Not even SystemExit may end this thread: nobody would ask again.
             report("renew_while failed, which counts as no: %r", self._ask, error)
             return False

@@ -138,6 +138,8 @@ def test_a_broken_lock_ends_the_tenure(electorate: Electorate) -> None:
         ({"store": "nowhere:"}, "nowhere"),
         ({"name": "x" * 253, "priority": 1}, "252 bytes"),
         ({"semantics": "at-least-once", "on_lost": "exit"}, "at-least-once"),
+        ({"semantics": "at-least-once", "on_lost": "cancel"}, "at-least-once"),
+        ({"semantics": "at-least-once", "on_lost": ("cancel", print)}, "at-least-once"),
     ],
 )
 def test_bad_options_are_refused_when_it_is_made(options: dict[str, Any], says: str) -> None:
@@ -157,6 +159,8 @@ def test_work_of_the_wrong_colour_is_refused() -> None:
         elector.run(coroutine)
     with pytest.raises(ConfigurationError, match="cancels a task"):
         store_on().elector("job", on_lost="cancel").run(print)
+    with pytest.raises(ConfigurationError, match="call run in the main thread"):
+        store_on().elector("job", on_lost="interrupt").start()
     for option in "renew_while", "on_elected", "on_lost":
         options: Any = {option: coroutine}
         with pytest.raises(ConfigurationError, match="is a coroutine function"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from candidates import Electorate, electorate, in_thread, stands_by, threads
-from leases import Lease, LeaseLost, campaign
+from leases import ConfigurationError, Lease, LeaseLost, campaign
 from leases.observer import Leader, Lookout
 from leases.reign import Reign
 from stubborn import (
@@ -234,6 +234,55 @@ def test_renew_while_that_exits_is_a_no(threads: Electorate) -> None:
     until(lambda: not answers)
     time.sleep(1.5)  # nothing is to happen
     assert one.elector.is_leader and len(one.works) == 1
+
+
+def test_a_coroutine_is_no_answer(threads: Electorate, caplog: pytest.LogCaptureFixture) -> None:
+    """What gives a coroutine to a thread says nothing, which is a no, and says what to pass instead."""
+
+    async def gets_on() -> bool:
+        return False
+
+    one = threads.candidate(store_on(), ttl=0.5, renew_while=lambda: gets_on()).run().leads()
+    until(lambda: one.heard("lost") == ["expired"])
+    assert "pass a coroutine function itself" in caplog.text
+
+
+def test_a_question_that_hangs_on_a_loop_is_cancelled() -> None:
+    """It is a no, and does not stay there beside the next for ever."""
+    asked: list[str] = []
+
+    async def gets_on() -> bool:
+        asked.append("asked")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asked.append("cancelled")
+        return True
+
+    async def main() -> None:
+        elector = store_on().elector("job", ttl=0.3, renew_while=gets_on)
+        task = asyncio.create_task(elector.run_async(forever))
+        while "cancelled" not in asked:
+            await asyncio.sleep(0.01)
+        await elector.stop_async()
+        await task
+
+    async def forever(lease: Lease) -> None:
+        await asyncio.Event().wait()
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    assert asked[:2] == ["asked", "cancelled"]
+
+
+def test_work_that_gives_a_coroutine_is_refused() -> None:
+    """It would do nothing, again and again: it comes out of run, which has released."""
+    store = store_on()
+
+    async def coroutine(lease: Lease) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="await run_async"):
+        store.elector("job", ttl=TTL).run(lambda lease: coroutine(lease))
+    assert not store.status("job").held
 
 
 # ---- signals -------------------------------------------------------------------------------------
