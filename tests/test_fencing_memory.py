@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable
@@ -222,6 +223,22 @@ def test_a_child_does_not_wait_for_the_parents_threads() -> None:
         os._exit(7 if fence.highest == 2 else 1)
     go.set()
     writer.join(PATIENCE)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_leaves_the_body_that_it_was_born_in() -> None:
+    """Although another thread of the parent was about to look at the line."""
+    fence: Any = MemoryFence("job")
+    with fence.admitted(token(1)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:  # pragma: no cover
+            signal.alarm(10)
+            fence._turns._mutex.acquire()
+    if child == 0:  # pragma: no cover
+        os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 

@@ -133,8 +133,7 @@ class _Turns:
 
     def mine(self, ring: Callable[[], object]) -> bool:
         """Whether it is the turn of who has this ring; it gets in line if it is not there yet."""
-        if self._process != os.getpid():  # Threads of the parent will not end their bodies here.
-            self._mutex, self._process, self._queue = threading.Lock(), os.getpid(), deque()
+        self._leave_parent()
         with self._mutex:
             if ring not in self._queue:
                 self._queue.append(ring)
@@ -142,9 +141,15 @@ class _Turns:
 
     def end(self, ring: Callable[[], object]) -> None:
         """Leave the line wherever one stands in it; harmless for who never came."""
+        self._leave_parent()
         with self._mutex:
             if ring in self._queue:
                 self._queue.remove(ring)
             # One that cannot be told has lost its event loop, and will never come.
             while self._queue and self._queue[0]() is False:
                 self._queue.popleft()
+
+    def _leave_parent(self) -> None:
+        """In the child of a fork: threads of the parent end no body here, and let no mutex go."""
+        if self._process != os.getpid():
+            self._mutex, self._process, self._queue = threading.Lock(), os.getpid(), deque()
