@@ -14,6 +14,9 @@ refused is answered with a status and a problem document (RFC 9457):
 503  the fence could not tell in time: another write was under way, or the lock's store did not answer
 ===  ============================================================================================
 
+The header is believed as it comes, and a number that is too high shuts out all that is below it, for good in
+a `SqlFence` or a `FileFence`: put it behind whatever makes sure who calls.
+
 What the application itself refuses, as by `SqlFence.check`, is answered in the same way if its error gets as
 far as here. Frameworks answer errors before that: of Starlette's it is the middleware in its ``middleware=``
 list that sees them; Django and Flask have to be told, where they handle errors, to answer with `refusal`.
