@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from leases.lease import Lease
 
 _STOP = "stop"
+_ENDS_PROCESS = ("exit", "kill")
+_A_MOMENT = 1.0  # seconds, besides its last words, in which a process comes to its end
 
 
 class Gate:
@@ -188,6 +190,13 @@ class Reign:
         """The wait of who leads without work: until the lease ends, or is to end."""
         while not (self.lease.ending or self.lease.lost):
             yield min(self.lease.ending._left(), self.lease.remaining)
+        manner, told = self.lease._manner, self.lease.lost or self.lease._out_of_time
+        if manner is None or manner.word not in _ENDS_PROCESS or not told:
+            return
+        # What is done by who only asks `is_leader` may go on: it is not for us to say that it has stopped.
+        until = self.now() + manner.last_words + _A_MOMENT
+        while (left := until - self.now()) > 0:
+            yield left
 
     def _tell(self, call: Callable[..., object] | None, *args: object) -> None:
         if call is not None:

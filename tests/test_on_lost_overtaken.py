@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -156,3 +159,26 @@ def test_loss_that_comes_while_the_timer_is_made(box: Sandbox, monkeypatch: pyte
         lock.acquire()
     assert Slow.deleted == 1 and kills == []
     box.until(lambda: not leftovers(box.store))
+
+
+# ---- leading without work ------------------------------------------------------------------------
+
+ASKS = """
+import time
+from leases import Elector
+from stubborn import lose, store_on
+store = store_on()
+elector = Elector("job", store=store, on_lost=WORD).start()
+while not elector.is_leader:
+    time.sleep(0.01)
+lose(store, "job")
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(("word", "code"), [("exit", 70), ("kill", -signal.SIGKILL)])
+def test_process_that_only_asks_whether_it_leads_is_ended(word: str, code: int) -> None:
+    """What it does because it led is not known to have stopped with the lead."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ASKS.replace("WORD", repr(word))]
+    assert subprocess.run(command, capture_output=True, timeout=30, env=env).returncode == code
