@@ -28,7 +28,12 @@ _LONGEST_WAIT: Final = 1.0
 # Where a body of ours ends: an error in there would be no longer the body's, and the next try comes soon.
 _ENDS: Final = frozenset({"__exit__", "abandon", "leave", "release", "undo", "withdraw"})
 # Where errors of a store are caught, and ours would be taken for one: there, too, the next try comes soon.
-_INSIDE: Final = ("leases.hub", "leases.keeper", "leases.machine", "leases.script", "leases.tenure")
+_INSIDE: Final = (
+    "leases.hub", "leases.keeper", "leases.machine", "leases.script", "leases.tenure",
+    # Where an elector has no work under way: the next try finds it in the work, or that it has none.
+    "leases.campaign", "leases.herald", "leases.progress", "leases.reign", "leases.rivals",
+)  # fmt: skip
+_AROUND_WORK: Final = "leases.contest"  # is on the stack of all the work of electors
 
 
 def check_platform() -> None:
@@ -173,6 +178,8 @@ def _signal() -> int:
 
 def _may_raise(frame: FrameType | None) -> bool:
     """Whether an error from there is the body's: no body of ours ends there, and no store is talked to."""
+    if frame is not None and frame.f_globals.get("__name__") == _AROUND_WORK:
+        return False
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("leases.") and frame.f_code.co_name in _ENDS:

@@ -285,6 +285,33 @@ def test_work_that_gives_a_coroutine_is_refused() -> None:
     assert not store.status("job").held
 
 
+def test_an_interruption_before_the_work_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss between election and work ends nothing but the tenure: it takes part again."""
+    store, told = store_on(), []
+    worked: list[int] = []
+
+    def on_lost(lease: Lease, loss: LeaseLost) -> None:
+        told.append(loss.reason)
+
+    elector = store.elector("job", ttl=TTL, on_lost=("interrupt", on_lost))
+    real = campaign.Part.elected
+
+    def elected(self: campaign.Part, lease: Lease) -> Any:
+        reign = real(self, lease)
+        if not told:
+            break_(store, "job")
+            until(lambda: told)
+        return reign
+
+    def work(lease: Lease) -> None:
+        worked.append(lease.token)
+        elector.stop()
+
+    monkeypatch.setattr(campaign.Part, "elected", elected)
+    elector.run(work)
+    assert len(worked) == 1 and told == ["broken", "released"]
+
+
 # ---- signals -------------------------------------------------------------------------------------
 
 
