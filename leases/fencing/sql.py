@@ -58,8 +58,8 @@ class SqlFence:
 
     Args:
         name: the lock that guards; tokens of others are refused.
-        table: where tokens are kept, as ``TABLE`` or ``SCHEMA.TABLE``; several fences may share it. It must be
-            one table for all: name the schema where connections differ in their ``search_path``.
+        table: where tokens are kept, as ``TABLE`` or ``SCHEMA.TABLE``; several fences may share it. It must
+            be one table for all: name the schema where connections differ in their ``search_path``.
         connect: for `seal`, a function that gives a new connection (which is closed), or a context manager
             of one, as a pool's ``connection`` does; or a SQLAlchemy engine. Not in autocommit.
         paramstyle: of the DB-API, where it cannot be told by the connection.
