@@ -161,7 +161,10 @@ class Reign:
     def lingers(self) -> bool:
         """Whether the work goes on although the lease is lost, and although it may not."""
         lost = self.lease._tenure.loss()
-        tolerated = self.manifesto.tolerant and lost is not None and lost.reason == "expired"
+        seen_over = self.lease._overtaken_at is not None
+        tolerated = (
+            self.manifesto.tolerant and lost is not None and lost.reason == "expired" and not seen_over
+        )
         return self.working and lost is not None and not tolerated
 
     def stalled(self, why: str) -> bool:
@@ -171,6 +174,8 @@ class Reign:
     def loss(self) -> LeaseLost:
         """Why it is over."""
         lease = self.lease
+        if lease._overtaken_at is not None:
+            return lease._loss()
         return lease._tenure.loss() or LeaseLost(lease.name, "released", self.now(), lease.token)
 
     def forgives(self, error: BaseException) -> bool:

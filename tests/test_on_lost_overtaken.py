@@ -96,6 +96,29 @@ def test_two_electors_do_not_work_side_by_side_for_ever(box: Sandbox) -> None:
     assert two.is_leader
 
 
+def test_work_that_hears_nothing_of_a_successor_is_ill(box: Sandbox) -> None:
+    """To go on without a lease is health; to go on although another leads is none."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def work(lease: Lease) -> None:
+        began.set()
+        go_on.wait()
+
+    elector = Elector("job", semantics="at-least-once")
+    threading.Thread(target=elector.run, args=(work,), daemon=True).start()
+    box.until(began.is_set)
+    box.clock.settle()
+    box.lose("job", "expired")
+    box.advance(100)
+    assert elector.health().ok
+    with Lock("job", store=box.another()).acquire():
+        box.advance(5)
+        assert elector.health().ok  # It was only told just now.
+        box.advance(2)
+        assert "goes on 2.0 s after its lease was lost" in str(elector.health())
+        go_on.set()
+
+
 # ---- losses that come while the lease is made -------------------------------------------------------
 
 
