@@ -40,8 +40,10 @@ def take_part(part: Part, bell: threads.Bell, work: Work | None) -> None:
     except StopIteration:
         return
     finally:
-        script.close()
-        part.close()
+        try:
+            script.close()
+        finally:
+            part.close()
 
 
 def _worked(part: Part, reign: Reign, work: Work | None, bell: threads.Bell) -> BaseException | None:

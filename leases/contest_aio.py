@@ -40,8 +40,10 @@ async def take_part_async(part: Part, bell: aio.Bell, work: WorkAsync) -> None:
     except StopIteration:
         return
     finally:
-        script.close()
-        part.close()
+        try:
+            script.close()
+        finally:
+            part.close()
 
 
 async def _worked_async(part: Part, reign: Reign, work: WorkAsync) -> BaseException | None:

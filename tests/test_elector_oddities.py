@@ -293,7 +293,7 @@ def test_an_interruption_before_the_work_is_no_error(monkeypatch: pytest.MonkeyP
     def on_lost(lease: Lease, loss: LeaseLost) -> None:
         told.append(loss.reason)
 
-    elector = store.elector("job", ttl=TTL, on_lost=("interrupt", on_lost))
+    elector = store.elector("job", ttl=1.0, on_lost=("interrupt", on_lost))
     real = campaign.Part.elected
 
     def elected(self: campaign.Part, lease: Lease) -> Any:
