@@ -153,7 +153,10 @@ class Leadership:
     def not_leader(self, timeout: Timeout) -> NotLeader:
         """The error for a call that may not run here."""
         leader = self._leader
-        return NotLeader(self.name, None if leader is None else leader.holder, timeout)
+        holder = None if leader is None else leader.holder
+        if holder == self.elector.holder:  # As was seen before it gave up.
+            holder = None
+        return NotLeader(self.name, holder, timeout)
 
     # ---- taking part -----------------------------------------------------------------------------
 

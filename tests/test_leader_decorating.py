@@ -85,6 +85,10 @@ def test_lease_outside_of_a_call(plain: Colour, store: Store) -> None:
         led.lease()
     led()
     assert led.lease().held
+    assert led.resign(PATIENCE)
+    with pytest.raises(NotLeader) as raised:
+        led.lease()
+    assert raised.value.holder is None  # And not this very process, which led before.
 
 
 def test_type_checkers_see_what_a_call_returns(plain: Colour, store: Store) -> None:

@@ -114,16 +114,17 @@ def test_resign_before_any_call_is_harmless(colour: Colour, store: Store) -> Non
 
 def test_resign_waits_for_the_call(colour: Colour, store: Store) -> None:
     """The call is told to stop, and the lock is free when it has."""
-    gate = Gate()
+    gate, began = Gate(), threading.Event()
 
     def body() -> object:
+        began.set()
         told = led.lease().ending.wait(PATIENCE)
         gate()
         return told
 
     led = colour.make(body, store=store)
     call = colour.begin(led)
-    until(lambda: led.is_leader)
+    assert began.wait(PATIENCE)
     resigned = begin(colour.resign, led)
     gate.await_begin()
     assert store.status("job").held and not resigned.done()
