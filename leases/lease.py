@@ -719,5 +719,6 @@ def check_timeout(timeout: Timeout, what: str = "timeout") -> Timeout:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 1e9:
-        raise ConfigurationError(f"{what}={timeout!r} is not a number of seconds; pass None to wait for ever")
+        instead = "None to wait for ever" if what == "timeout" else "0 or more"
+        raise ConfigurationError(f"{what}={timeout!r} is not a number of seconds; pass {instead}")
     return float(timeout)

@@ -132,7 +132,7 @@ def test_a_broken_lock_ends_the_tenure(electorate: Electorate) -> None:
         ({"on_lost": "explode"}, "on_lost"),
         ({"on_lost": ("explode", print)}, "on_lost"),
         ({"renew_while": "yes"}, "cannot be called"),
-        ({"patience": -1}, "patience"),
+        ({"patience": -1}, "patience=-1 is not a number of seconds; pass 0 or more"),
         ({"holder": ""}, "holder"),
         ({"ttl": 0.01}, "ttl"),
         ({"store": "nowhere:"}, "nowhere"),
