@@ -120,7 +120,8 @@ class Kill(Stopper):
                 return
             soon = system_clock().hold + self._patience
             if soon < self._at:  # Should a thread hold the GIL now, the timer does it.
-                self._timer.set(soon)
+                with suppress(OSError):  # A guardian that is gone, and no other to be had: then we do.
+                    self._timer.set(soon)
         start(lambda: self._kill(loss, call))
 
     def _kill(self, loss: LeaseLost, call: Callable[[], None] | None) -> None:

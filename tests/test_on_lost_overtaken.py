@@ -184,6 +184,35 @@ def test_loss_that_comes_while_the_timer_is_made(box: Sandbox, monkeypatch: pyte
     box.until(lambda: not leftovers(box.store))
 
 
+class Gone:
+    """A guardian that was killed when the system has no process to spare."""
+
+    def __init__(self) -> None:
+        self.works = True
+
+    def set(self, at: float) -> None:
+        if not self.works:
+            raise BlockingIOError("Resource temporarily unavailable")
+
+    def delete(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+def test_timer_that_cannot_be_set_keeps_nobody_alive(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is seen kills all the same: there is a thread that does it."""
+    kills: list[Any] = []
+    timer = Gone()
+    lock = Lock("job", on_lost="kill")
+    monkeypatch.setattr(watchdog, "_open_timer", lambda: timer)
+    monkeypatch.setattr(os, "kill", lambda *args: kills.append(args))
+    lease = lock.acquire()
+    timer.works = False
+    box.lose(lease, "superseded")
+    box.until(lambda: kills)
+    assert kills == [(os.getpid(), signal.SIGKILL)]
+    lease.release()
+
+
 # ---- leading without work ------------------------------------------------------------------------
 
 ASKS = """
