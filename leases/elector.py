@@ -430,6 +430,7 @@ class Elector:
                 if isinstance(herald, ThreadHerald):
                     herald.close()
             finally:
+                part.ended.is_open = True  # Without a call since the line before, Ctrl-C cannot come first.
                 part.ended.open()
 
     def _run_idle(self, ready: threading.Event) -> None:

@@ -326,7 +326,7 @@ class Lookout:
                 script = observing(self._connect, self._name, self._bell.ring, wary=self._wary)
                 with closing(script):
                     self._follow(script)
-            except Exception as error:  # Whatever a store does: who is not told takes an old leader for one.
+            except BaseException as error:  # Whatever a store does: this thread goes on, or nobody is told.
                 if not self._closed and not self._complained:
                     report("who leads %r cannot be seen; it is tried again", self._name, error)
                 self._complained = True

@@ -72,6 +72,7 @@ class Reign:
         self._telling = threading.Lock()
         self._limiting = threading.Lock()
         self._told_election = self._told_loss = False
+        self._called_election = self._called_loss = False  # and when it was their turn
         self._asked_at: float | None = None  # on the holder's clock
         self._limits: dict[str, float] = {}
 
@@ -80,8 +81,8 @@ class Reign:
     def begin(self) -> None:
         """Tell of the election, then of all that happens to the lease."""
         with self._telling:
-            self._tell(self.manifesto.calls.elected, self.lease)
             self._told_election = True
+            self.herald.tell(self._call_election)
         self.lease.listen(self.hear)
         # Before anybody listened: the lease was lost, or its work told to stop in good time.
         if self.lease._told or self.lease._tenure.machine.lost is not None:
@@ -107,8 +108,8 @@ class Reign:
         with self._telling:
             if self._told_loss or not self._told_election:
                 return
+            self.herald.tell(self._call_loss, self.loss() if loss is None else loss)
             self._told_loss = True
-            self._tell(self.manifesto.calls.lost, self.lease, self.loss() if loss is None else loss)
 
     def tick(self) -> None:
         """The lease is lost, another may lead, and the work goes on: all that can be done is to say so."""
@@ -202,6 +203,20 @@ class Reign:
         until = self.now() + manner.last_words + _A_MOMENT
         while (left := until - self.now()) > 0:
             yield left
+
+    # By Ctrl-C at any instruction either may have been told to the herald not at all, or twice.
+
+    def _call_election(self) -> object:
+        self._called_election = True
+        call = self.manifesto.calls.elected
+        return None if call is None else call(self.lease)
+
+    def _call_loss(self, loss: LeaseLost) -> object:
+        call = self.manifesto.calls.lost
+        if call is None or self._called_loss or not self._called_election:
+            return None
+        self._called_loss = True
+        return call(self.lease, loss)
 
     def _tell(self, call: Callable[..., object] | None, *args: object) -> None:
         if call is not None:

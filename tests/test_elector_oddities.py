@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from stubborn import (
     store_on,
     until,
 )
+from test_interrupts import CtrlC, everywhere, probe
 
 __all__ = ["electorate", "threads"]  # fixtures
 
@@ -146,6 +148,37 @@ def test_ctrl_c_between_election_and_work_is_told(monkeypatch: pytest.MonkeyPatc
         elector.run(lambda lease: None)
     assert told == ["elected", "released"]
     until(lambda: not leftovers(store))
+
+
+def test_ctrl_c_at_some_instructions() -> None:
+    """Wherever it comes: on_lost for each on_elected, nothing is left, and it can take part again."""
+
+    def run(place: int) -> bool:
+        told: list[str] = []
+        rounds = iter((False, True))
+        with store_on() as store:
+            elector = store.elector(
+                "job",
+                ttl=0.5,
+                on_elected=lambda lease: told.append("elected"),
+                on_lost=lambda lease, loss: told.append("lost"),
+            )
+
+            def work(lease: Lease) -> None:
+                if next(rounds):
+                    elector.stop()
+
+            ctrl_c = CtrlC(place)
+            with ctrl_c.struck(), suppress(RuntimeError):  # by which a Condition hides it
+                elector.run(work)
+            until(lambda: told.count("elected") == told.count("lost"))
+            assert told == ["elected", "lost"] * (len(told) // 2), ctrl_c.where
+            assert elector.stop(PATIENCE), ctrl_c.where
+            if ctrl_c.where:
+                probe(store, ctrl_c)
+            return bool(ctrl_c.where)
+
+    assert everywhere(run, 11) > 100
 
 
 # ---- the work ------------------------------------------------------------------------------------
