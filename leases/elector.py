@@ -244,8 +244,8 @@ class Elector:
             ConfigurationError: work that this thread cannot do, or an option that the store cannot take.
             StoreError: the store refused, or was closed.
             RuntimeError: this elector takes part already.
-            Exception: whatever the work raised, once the lease is released; not the `LeaseLost` of its own
-                lease, by which work is meant to end.
+            Exception: whatever the work raised, once the lease is released, or a fence; not the `LeaseLost`
+                of its own lease, by which work is meant to end, nor a group of nothing else.
         """
         if iscoroutinefunction(work) or not callable(work):
             raise ConfigurationError(f"{work!r} is not a function of a lease; await run_async for coroutines")
@@ -510,10 +510,9 @@ async def _wait_async(script: Generator[Wait, None, bool], gate: Gate) -> bool:
 
 
 def _positive(timeout: float) -> float:
-    checked = check_timeout(timeout)
-    if not checked:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 1e9:
         raise ConfigurationError(f"timeout={timeout!r} is not a positive number of seconds; pass one")
-    return checked
+    return float(timeout)
 
 
 _electors: WeakSet[Elector] = WeakSet()
