@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from leases import logs, threads
 from leases.errors import ConfigurationError, LeaseLost, LossReason
@@ -505,12 +505,12 @@ class Lease:
     def _stop_early(self) -> None:
         """Told to stop, it is not renewed any more: should it not stop, the lease runs out."""
         self._out_of_time = True
-        self._stop()
+        stop_once(self)
         self.renew_until(self._tenure.hub.clock().hold)
 
     def _end_work(self, reason: LossReason) -> None:
         """The lease is lost. Work that goes on all the same is not to do so beside another for ever."""
-        self._stop()
+        stop_once(self)
         if reason != "expired" or not self._tolerant or self._release_began or self._afterwards is not None:
             return
         from leases.endings import Afterwards
@@ -536,19 +536,6 @@ class Lease:
         logs.warn("%s; its work, which went on as at-least-once allows, is to stop now", self._loss())
         self._ring()
         return True
-
-    def _stop(self) -> None:
-        """Once: wake who waits, and end the work as was agreed; nothing here waits for anything."""
-        with self._mutex:
-            # Who makes this lease looks once more when it has what stops the work.
-            if self._told or (self._manner is not None and self._stopper is None):
-                return
-            self._told = True
-        self._ring()
-        if self._stopper is None or self._manner is None or self._release_began:
-            return
-        call, loss = self._manner.call, self._loss()
-        self._stopper.stop(loss, None if call is None else partial(_call, call, self, loss), self._start)
 
     def _start(self, call: Callable[[], None]) -> None:
         try:
@@ -687,7 +674,40 @@ def _guarded(hear: Callable[[Event], object], event: Event) -> None:
         report("who listens failed on %r", event, error)
 
 
-def _call(on_lost: Callable[..., object], lease: Lease, loss: LeaseLost) -> None:
+class Stoppable(Protocol):
+    """What is lost once: one lease, or several that stand or fall together."""
+
+    _told: bool
+
+    @property
+    def _manner(self) -> Manner | None: ...
+    @property
+    def _mutex(self) -> AbstractContextManager[object]: ...
+    @property
+    def _release_began(self) -> bool: ...
+    @property
+    def _stopper(self) -> Stopper | None: ...
+
+    def _ring(self) -> None: ...
+    def _loss(self) -> LeaseLost: ...
+    def _start(self, call: Callable[[], None], /) -> None: ...
+
+
+def stop_once(lost: Stoppable) -> None:
+    """Once: wake who waits, and end the work as was agreed; nothing here waits for anything."""
+    with lost._mutex:
+        # Who makes a lease looks once more when it has what stops the work.
+        if lost._told or (lost._manner is not None and lost._stopper is None):
+            return
+        lost._told = True
+    lost._ring()
+    if lost._stopper is None or lost._manner is None or lost._release_began:
+        return
+    call, loss = lost._manner.call, lost._loss()
+    lost._stopper.stop(loss, None if call is None else partial(_call, call, lost, loss), lost._start)
+
+
+def _call(on_lost: Callable[..., object], lease: Stoppable, loss: LeaseLost) -> None:
     try:
         on_lost(lease, loss)
     except Exception as error:

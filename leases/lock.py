@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from leases import threads
-from leases.errors import AcquireTimeout, ConfigurationError
+from leases.acquirable import DEFAULT, Acquirable, Default, this_task
+from leases.errors import ConfigurationError
 from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
 from leases.identity import default_holder
 from leases.lease import Grip, Lease, OnLost, Semantics, Timeout, Word, check_manner, check_timeout
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
     from leases import aio
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Default:
-    """What stands for a timeout that was not given."""
-
-    def __repr__(self) -> str:
-        return "the lock's own timeout"
-
-
-DEFAULT: Final = Default()
 
 
 class Connected(Protocol):
@@ -73,7 +64,7 @@ class Place(Grip):
             self.hub.withdraw(self.name, self.ticket)
 
 
-class Lock:
+class Lock(Acquirable[Lease]):
     """A lock that one process of a fleet holds at a time, on a lease that is renewed in the background.
 
     It feels like `threading.Lock`: ``with lock:``, ``async with lock:``, `acquire`, `release`, or as a
@@ -174,43 +165,12 @@ class Lock:
         """`acquire`, awaited. Cancelled, it leaves nothing behind."""
         from leases import aio
 
-        place = self._place(bell := aio.Bell(), _task())
+        place = self._place(bell := aio.Bell(), this_task())
         try:
             return await self._acquire_async(place, bell, timeout)
         except BaseException:
             place.undo()
             raise
-
-    def try_acquire(self) -> Lease | None:
-        """The lease if it is to be had now, None if another holds the lock; other failures raise."""
-        try:
-            return self.acquire(0)
-        except AcquireTimeout:
-            return None
-
-    async def try_acquire_async(self) -> Lease | None:
-        """`try_acquire`, awaited."""
-        try:
-            return await self.acquire_async(0)
-        except AcquireTimeout:
-            return None
-
-    def release(self) -> None:
-        """Release what this thread acquired last by this lock, or else what any thread did.
-
-        Raises:
-            RuntimeError: nothing is held by this lock.
-        """
-        self._last(threading.get_ident()).release()
-
-    async def release_async(self) -> None:
-        """`release`, awaited: what this task acquired last, or else any."""
-        await self._last(_task()).release_async()
-
-    @property
-    def held(self) -> bool:
-        """Whether a lease acquired by this very object stands at this instant."""
-        return any(lease.held for lease in list(self._held))
 
     # ---- as a context manager and a decorator ----------------------------------------------------
 
@@ -241,7 +201,7 @@ class Lock:
     async def __aenter__(self) -> Lease:
         from leases import aio
 
-        place = self._place(bell := aio.Bell(), _task())
+        place = self._place(bell := aio.Bell(), this_task())
         try:
             lease = await self._acquire_async(place, bell, DEFAULT)
             self._bodies[place] = lease
@@ -256,11 +216,11 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            place, lease = self._body(_task())
+            place, lease = self._body(this_task())
             await lease.leave_async(place, error)
             del self._bodies[place]
         except BaseException:
-            self._cut_off(_task())
+            self._cut_off(this_task())
             raise
 
     def __call__(self, function: F, /) -> F:
@@ -272,6 +232,10 @@ class Lock:
         return under(self, f'lock "{self.name}"', function)
 
     # ---- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _called(self) -> str:
+        return f'lock "{self.name}" is'
 
     def _connect(self) -> Hub:
         """The store as this process uses it, connected now if it was not yet.
@@ -348,13 +312,6 @@ class Lock:
                 if who == place.me and lease.nest(place):
                     return lease
         return None
-
-    def _last(self, me: object) -> Lease:
-        held = list(self._held.items())
-        mine = [lease for lease, who in held if who == me] or [lease for lease, _ in held]
-        if not mine:
-            raise RuntimeError(f'lock "{self.name}" is not held by this object; acquire it first')
-        return mine[-1]
 
     def _body(self, me: object) -> tuple[Place, Lease]:
         """The body that ends: the innermost of this thread or task, or the only one there is.
@@ -447,9 +404,3 @@ class _Granted(Lease):
 def sealer(fence: Fence) -> Seal:
     """What seals a fence for a claim that is about to be reported."""
     return lambda tenure, token: fence.seal(_Granted(tenure, token))
-
-
-def _task() -> object:
-    import asyncio
-
-    return asyncio.current_task()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from leases.errors import ConfigurationError, LeaseLost
 from leases.events import Endangered, Event, Lost, Renewed
-from leases.lease import Ending, Lease, Loss
+from leases.lease import Ending, Lease, Loss, stop_once
 from leases.lock import Lock, Place
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class MultiLease:
                 self._stopper.end()
                 raise
         if not self.held:
-            self._stop()
+            stop_once(self)
 
     # ---- what is so ------------------------------------------------------------------------------
 
@@ -283,22 +283,9 @@ class MultiLease:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Lost):
-            self._stop()
+            stop_once(self)
         elif isinstance(event, Renewed):
             self._ring()
-
-    def _stop(self) -> None:
-        """Once: wake who waits, and end the work as was agreed; nothing here waits for anything."""
-        with self._mutex:
-            # Who makes this looks once more when it has what stops the work.
-            if self._told or (self._manner is not None and self._stopper is None):
-                return
-            self._told = True
-        self._ring()
-        if self._stopper is None or self._manner is None or self._release_began:
-            return
-        call, loss = self._manner.call, self._loss()
-        self._stopper.stop(loss, None if call is None else partial(_call, call, self, loss), self._start)
 
     def _start(self, call: Callable[[], None]) -> None:
         self.leases[0]._start(call)
@@ -326,12 +313,3 @@ class AnyEnding(Ending):
 
     def _left(self) -> float:
         return min(one.ending._left() for one in cast(MultiLease, self._lease).leases)
-
-
-def _call(on_lost: Callable[..., object], lease: MultiLease, loss: LeaseLost) -> None:
-    try:
-        on_lost(lease, loss)
-    except Exception as error:
-        from leases.keeper import report
-
-        report("on_lost of %r failed", lease, error)

@@ -16,9 +16,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from leases import threads
+from leases.acquirable import DEFAULT, Acquirable, Default, this_task
 from leases.errors import AcquireTimeout, ConfigurationError, LeaseLost
 from leases.lease import Lease, Timeout, Word, check_manner, check_timeout
-from leases.lock import DEFAULT, Connected, Default, Lock, under
+from leases.lock import Connected, Lock, under
 from leases.multilease import MultiLease
 from leases.registry import store_url
 from leases.terms import Terms
@@ -33,7 +34,7 @@ OnLost = Callable[[MultiLease, LeaseLost], object]
 Step = tuple[Lock, "Place", Timeout]
 
 
-class MultiLock:
+class MultiLock(Acquirable[MultiLease]):
     """Several locks, all or none of which are held; also of different stores.
 
     It feels like a `Lock`: ``with``, ``async with``, `acquire`, `release`, or as a decorator. Whatever the
@@ -109,47 +110,12 @@ class MultiLock:
 
     async def acquire_async(self, timeout: Timeout | Default = DEFAULT) -> MultiLease:
         """`acquire`, awaited. Cancelled, it leaves nothing behind."""
-        import asyncio
-
-        attempt = _Attempt(self, asyncio.current_task())
+        attempt = _Attempt(self, this_task())
         try:
             return await self._acquire_async(attempt, timeout)
         except BaseException:
             attempt.undo()
             raise
-
-    def try_acquire(self) -> MultiLease | None:
-        """The leases if all are to be had now, None if another holds one; other failures raise."""
-        try:
-            return self.acquire(0)
-        except AcquireTimeout:
-            return None
-
-    async def try_acquire_async(self) -> MultiLease | None:
-        """`try_acquire`, awaited."""
-        try:
-            return await self.acquire_async(0)
-        except AcquireTimeout:
-            return None
-
-    def release(self) -> None:
-        """Release what this thread acquired last by this object, or else what any thread did.
-
-        Raises:
-            RuntimeError: nothing is held by this object.
-        """
-        self._last(threading.get_ident()).release()
-
-    async def release_async(self) -> None:
-        """`release`, awaited: what this task acquired last, or else any."""
-        import asyncio
-
-        await self._last(asyncio.current_task()).release_async()
-
-    @property
-    def held(self) -> bool:
-        """Whether leases acquired by this very object all stand at this instant."""
-        return any(lease.held for lease in list(self._held))
 
     # ---- as a context manager and a decorator ----------------------------------------------------
 
@@ -177,9 +143,7 @@ class MultiLock:
             raise
 
     async def __aenter__(self) -> MultiLease:
-        import asyncio
-
-        attempt = _Attempt(self, asyncio.current_task())
+        attempt = _Attempt(self, this_task())
         try:
             self._bodies[attempt] = attempt.me
             lease = await self._acquire_async(attempt, DEFAULT)
@@ -193,14 +157,12 @@ class MultiLock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import asyncio
-
         try:
-            attempt = self._body(asyncio.current_task())
+            attempt = self._body(this_task())
             await attempt.won.leave_async(error)
             del self._bodies[attempt]
         except BaseException:
-            self._cut_off(asyncio.current_task())
+            self._cut_off(this_task())
             raise
 
     def __call__(self, function: F, /) -> F:
@@ -212,6 +174,10 @@ class MultiLock:
         return under(self, f"the lock of {self.name}", function)
 
     # ---- inside ----------------------------------------------------------------------------------
+
+    @property
+    def _called(self) -> str:
+        return f"the locks {self.name} are"
 
     def _acquire(self, attempt: _Attempt, timeout: Timeout | Default) -> MultiLease:
         if self._manner is not None:
@@ -253,13 +219,6 @@ class MultiLock:
         keys = [(lock._connect().backend.identity, lock.name) for lock in self.locks]
         _refuse_twice(keys)
         return [lock for _, lock in sorted(zip(keys, self.locks, strict=True), key=lambda pair: pair[0])]
-
-    def _last(self, me: object) -> MultiLease:
-        held = list(self._held.items())
-        mine = [lease for lease, who in held if who == me] or [lease for lease, _ in held]
-        if not mine:
-            raise RuntimeError(f"the locks {self.name} are not held by this object; acquire them first")
-        return mine[-1]
 
     def _body(self, me: object) -> _Attempt:
         """The body that ends: the innermost of this thread or task, or the only one there is."""

@@ -12,11 +12,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from leases import threads
+from leases.acquirable import Default
 from leases.choice import Choice, acquiring
 from leases.errors import ConfigurationError
 from leases.hub import Ticket
 from leases.lease import Lease, OnLost, Semantics, Timeout, Word
-from leases.lock import Connected, Default, Fence, Lock, Place, Ringing, check_fences, sealer
+from leases.lock import Connected, Fence, Lock, Place, Ringing, check_fences, sealer
 from leases.record import NAME_BYTES, RESERVED, check_metadata, check_name
 from leases.terms import Terms
 

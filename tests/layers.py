@@ -38,6 +38,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases.cancelling", "leases.interrupting", "leases.watchdog"),
     ("leases.endings",),
     ("leases.lease",),
+    ("leases.acquirable",),
     ("leases.lock",),
     ("leases.multilease",),
     ("leases.semaphore", "leases.multilock", "leases.upkeep", "leases.fencing.*"),

@@ -670,7 +670,7 @@ def test_release_of_what_is_not_held(hands: Hands) -> None:
     store = store_on()
     lock = lock_on(store)
     hand = hands.hand()
-    with pytest.raises(RuntimeError, match="acquire it first"):
+    with pytest.raises(RuntimeError, match="acquire first"):
         hand("release", lock)
     hand("acquire", lock)
     hand("release", lock)

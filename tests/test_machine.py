@@ -694,7 +694,7 @@ def test_progress_after_all_is_renewed_again(kind: Kind) -> None:
 
 @EVERY
 def test_a_hint_is_followed_although_nothing_is_renewed(kind: Kind) -> None:
-    """Whoever took the lock is seen at once, where versions have an order; else nothing but a renewal tells."""
+    """Whoever took the lock is seen at once where versions have an order; else only a renewal tells."""
     store = Cells(kind)
     a, b = Side(store), Side(store, "b")
     a.acquire()
