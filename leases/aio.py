@@ -67,13 +67,17 @@ async def in_thread(function: Callable[[], object]) -> None:
 
 async def run(script: Generator[Wait, None, T], bell: Bell) -> T:
     """Run a script to its end."""
-    while True:
-        try:
-            wait = next(script)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if callable(wait):
-            await asyncio.to_thread(wait)
-        else:
-            await bell.wait(wait)
+    try:
+        while True:
+            try:
+                wait = next(script)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if callable(wait):
+                await asyncio.to_thread(wait)
+            else:
+                await bell.wait(wait)
+    except BaseException:  # Now, and not when nobody looks at the error any more.
+        script.close()
+        raise

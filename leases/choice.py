@@ -18,7 +18,7 @@ from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
 from leases.hooks import hooks
 from leases.hub import Ticket
 from leases.machine import Phase
-from leases.script import ASK_AGAIN, Seal, Wait, begun, not_acquired, raise_if_called_off, sealing
+from leases.script import ASK_AGAIN, Seal, Wait, begun, leave, not_acquired, raise_if_called_off, sealing
 from leases.tenure import Tenure, Wish
 
 if TYPE_CHECKING:
@@ -209,14 +209,9 @@ class Choice:
             self._leave(seat)
 
     def _leave(self, seat: Seat) -> None:
-        ticket, hub = seat.ticket, self.hub
-        if ticket is None:
-            return
-        if not hub.step_out(seat.wish.name, ticket) and ticket.member is None and ticket.estate is not None:
-            # The last of this process passed on the record as it stood: a claim that is given up frees it.
-            Tenure(hub, seat.wish, ticket, here=False)
-        hub.withdraw(seat.wish.name, ticket)
-        seat.ticket = seat.tenure = None
+        if seat.ticket is not None:
+            leave(self.hub, seat.wish, seat.ticket)
+            seat.ticket = seat.tenure = None
 
 
 def acquiring(

@@ -184,6 +184,7 @@ class Hub:
                 if queue is not None and not ticket.called and ticket in queue.waiting:
                     queue.waiting.remove(ticket)
             self.pass_on(name, ticket, ticket.estate, None)
+            ticket.estate = None
             following = self.ahead(name)
             if following is not None:  # It may have been given the turn and not been told.
                 self._call(name, following)

@@ -63,10 +63,19 @@ def acquiring(
             if tenure.confirm(claim):
                 return tenure
     except BaseException as error:
-        hub.withdraw(wish.name, ticket)
+        leave(hub, wish, ticket)
         if subject is not None:
             hooks.tell(subject, not_acquired(hub, subject, error))
         raise
+
+
+def leave(hub: Hub, wish: Wish, ticket: Ticket) -> None:
+    """End an acquisition wherever it stands, and leave nothing behind; harmless where it was ended."""
+    if not hub.step_out(wish.name, ticket) and ticket.member is None and ticket.estate is not None:
+        # The turn came in this very moment, with the record as the last of this process held it: a claim that
+        # is given up frees it.
+        Tenure(hub, wish, ticket, here=False)
+    hub.withdraw(wish.name, ticket)
 
 
 def begun(hub: Hub, wish: Wish) -> Subject:

@@ -60,13 +60,17 @@ def release(tenure: Tenure, patience: float | None = None, successor: str | None
 
 def run(script: Generator[Wait, None, T], bell: Bell) -> T:
     """Run a script to its end."""
-    while True:
-        try:
-            wait = next(script)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if callable(wait):
-            wait()
-        else:
-            bell.wait(wait)
+    try:
+        while True:
+            try:
+                wait = next(script)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if callable(wait):
+                wait()
+            else:
+                bell.wait(wait)
+    except BaseException:  # Now, and not when nobody looks at the error any more.
+        script.close()
+        raise

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from leases import AcquireTimeout, Lease, Lock, Store, StoreUnavailable, aio
+from leases import AcquireTimeout, Lease, Lock, Store, StoreUnavailable, aio, script
 from leases.contract import Unknown
 from stores import Site, every_store
 from stubborn import SHORT, Stubborn, another_process, fresh_url, leftovers, memory, store_on, until
@@ -113,6 +113,48 @@ def test_cancelled_at_every_await(
             Lock("job", store=store, ttl=SHORT).acquire(timeout=3 * SHORT).release()
             until(lambda store=store: leftovers(store) == [])  # type: ignore[misc]
     assert place > 1 or scene is handing_over
+
+
+@pytest.mark.parametrize("kind", ["memory", "zookeeper"])
+def test_cancelled_in_the_instant_in_which_its_turn_comes(kind: str) -> None:
+    """What the task before handed over is freed at once, and not left for its ttl."""
+    with store_on(memory(kind)) as store, another_process(store) as elsewhere:
+        lock = Lock("job", store=store, ttl=600)
+
+        async def main() -> None:
+            first = await lock.acquire_async()
+            second = asyncio.create_task(lock.acquire_async())
+            while not store.hub.waiters("job"):
+                await asyncio.sleep(0)
+            first.release()  # It is handed over, and the bell has not woken anybody yet.
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+
+        asyncio.run(main())
+        Lock("job", store=elsewhere, ttl=600).acquire(timeout=60).release()
+        until(lambda: leftovers(store) == [])
+
+
+@pytest.mark.parametrize("kind", ["memory", "zookeeper"])
+def test_out_of_patience_in_the_instant_in_which_its_turn_comes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a thread whose time is over just then."""
+    with store_on(memory(kind)) as store, another_process(store) as elsewhere:
+        lock = Lock("job", store=store, ttl=600)
+        lease = lock.acquire()
+        busy = script._busy
+
+        def handed_over_meanwhile(*args: Any) -> Any:
+            lease.release()
+            return busy(*args)
+
+        monkeypatch.setattr(script, "_busy", handed_over_meanwhile)
+        with pytest.raises(AcquireTimeout):
+            lock.acquire(timeout=0.05)
+        Lock("job", store=elsewhere, ttl=600).acquire(timeout=60).release()
+        until(lambda: leftovers(store) == [])
 
 
 @every_store
