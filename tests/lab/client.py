@@ -216,7 +216,8 @@ def visit(lease: Lease, who: str, work: float, folder: str) -> None:
 def _others() -> list[str]:
     """The threads besides this one and the keeper, which serves every store and stays."""
     mine = threading.current_thread()
-    return [t.name for t in threading.enumerate() if t is not mine and t.name != "leases-keeper"]
+    of_the_process = ("leases-keeper", "leases-relay")
+    return [t.name for t in threading.enumerate() if t is not mine and t.name not in of_the_process]
 
 
 def sockets() -> int:
