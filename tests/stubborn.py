@@ -66,9 +66,10 @@ class Stubborn(Backend):
 
     def swap(self, seen: Slot, claim: Claim | None, timeout: float) -> Outcome:
         self.calls.append(("swap", seen.name, claim))
-        if self.down or self.silent:
-            time.sleep(timeout if self.silent else 0)
-            return Unknown(StoreUnavailable("it is down; wait"), void=self.down)
+        down = self.down  # It may be up again in the next instant.
+        if down or self.silent:
+            time.sleep(0 if down else timeout)
+            return Unknown(StoreUnavailable("it is down; wait"), void=down)
         self.gate.wait()
         self.before("swap", seen.name)
         outcome: Outcome = self.after("swap", self.inner.swap(seen, claim, timeout))
@@ -76,9 +77,10 @@ class Stubborn(Backend):
 
     def write_guarded(self, guard: Slot, key: str, body: bytes | None, timeout: float) -> Outcome:
         self.calls.append(("guarded", guard.name, None))
-        if self.down or self.silent:
-            time.sleep(timeout if self.silent else 0)
-            return Unknown(StoreUnavailable("it is down; wait"), void=self.down)
+        down = self.down  # It may be up again in the next instant.
+        if down or self.silent:
+            time.sleep(0 if down else timeout)
+            return Unknown(StoreUnavailable("it is down; wait"), void=down)
         self.gate.wait()
         self.before("guarded", guard.name)
         outcome: Outcome = self.after("guarded", self.inner.write_guarded(guard, key, body, timeout))

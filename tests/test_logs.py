@@ -302,10 +302,8 @@ def test_hears_of_one_end_only(heard: list[tuple[Subject, Told]]) -> None:
     lease.release()
     store.close()
     told = [kind for kind in kinds(heard) if kind != "Answered"]
-    assert told in (
-        ["Began", "Acquired", "Renewed", "Endangered", "Lost"],
-        ["Began", "Acquired", "Renewed", "Endangered", "Renewed", "Lost"],  # a late renewal was committed
-    )
+    assert told[:3] == ["Began", "Acquired", "Renewed"] and told[-1] == "Lost" and "Endangered" in told
+    assert set(told[3:-1]) <= {"Renewed", "Endangered"}  # A renewal that was late may be committed after all.
 
 
 def test_interrupted_acquisition_is_over(heard: list[tuple[Subject, Told]]) -> None:

@@ -25,7 +25,7 @@ from leases import (
     StoreUnavailable,
 )
 from leases.contract import Applied, Unknown
-from leases.events import Released
+from leases.events import Endangered, Released, Renewed
 from leases.hooks import Acquired, Answered, Began, NotAcquired, Subject, hooks
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
@@ -427,7 +427,8 @@ def test_who_listens_hears_of_one_acquisition(hands: Hands) -> None:
         lease.release()
     finally:
         hooks.leave(listener)
-    told = [(subject.name, type(what)) for subject, what in heard if not isinstance(what, Answered)]
+    by_time = (Answered, Renewed, Endangered)  # which a busy machine may add
+    told = [(subject.name, type(what)) for subject, what in heard if not isinstance(what, by_time)]
     assert (lease.name, Acquired) in told and ("pool", NotAcquired) in told and (lease.name, Released) in told
     assert [what for _, what in told].count(Began) == 2 and len(told) == 5
 

@@ -19,7 +19,8 @@ chance = random.Random(seed)
 tokens, strikes = [], 0
 
 def strike(number, frame):
-    raise KeyboardInterrupt
+    if frame.f_code.co_qualname != "Lock.__exit__":  # No method in Python can guard its very first instruction.
+        raise KeyboardInterrupt
 
 def enter():
     with Lock("job", store=store, ttl=2.0) as lease:
