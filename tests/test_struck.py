@@ -19,7 +19,7 @@ chance = random.Random(seed)
 tokens, strikes = [], 0
 
 def strike(number, frame):
-    if frame.f_code.co_qualname != "Lock.__exit__":  # No method in Python can guard its very first instruction.
+    if frame.f_code.co_qualname != "Lock.__exit__":  # No method in Python can guard its first instruction.
         raise KeyboardInterrupt
 
 def enter():
