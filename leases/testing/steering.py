@@ -26,6 +26,8 @@ from leases.testing.clock import ManualClock
 _TURN: Final = 0.1  # seconds, of real time, after which a thread that was woken is taken to have left
 _HUNG: Final = 10.0  # seconds, of real time, after which a call to the store is taken to hang
 _STEPS: Final = 100_000  # at most in one go: more would be a circle
+_GRAIN: Final = 1e-6  # seconds by which the clock moves at least, where so many things
+_AT_ONCE: Final = 100  # were due without a visible step of time
 _TURNS: Final = 100  # after which those who wake one another again and again are left to it
 
 
@@ -51,13 +53,16 @@ class Steered(ManualClock):
         if seconds < 0:
             return super().advance(seconds)  # which says why not
         with self._moving:
-            until = self().wait + seconds
+            until, still = self().wait + seconds, 0
             for _ in range(_STEPS):
                 self.settle()
                 due = min(self.keeper.next(), self.waits.next())
                 if due > until:
                     break
-                super().advance(max(due - self().wait, 0.0))
+                step = max(due - self().wait, 0.0)
+                # What is due in less than a clock of this size can show would be due for ever.
+                still = still + 1 if step < _GRAIN else 0
+                super().advance(step if still < _AT_ONCE else _GRAIN)
                 self.keeper.run()
                 self.waits.ring_due()
             else:
