@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet
 
 from leases import threads
+from leases.acquirable import this_task
 from leases.campaign import Part, until_ended, until_over
 from leases.contest import Work, take_part
 from leases.errors import ConfigurationError, LeaseLost
@@ -35,8 +36,8 @@ from leases.manifesto import (
     to_show,
     word_and_call,
 )
-from leases.observer import Leader, Sight, observe, observe_async, priority_in
-from leases.record import RESERVED, check_holder
+from leases.observer import Leader, Sight, leader_who_shows, observe, observe_async
+from leases.record import check_holder
 from leases.reign import Gate, Reign
 from leases.rivals import Rivals
 from leases.script import Wait
@@ -333,7 +334,7 @@ class Elector:
         if part is None:
             return True
         part.stop()
-        if timeout == 0 or _task() in part.mine:
+        if timeout == 0 or this_task() in part.mine:
             return part.ended.is_open
         return await _wait_async(until_ended(part, timeout), part.ended)
 
@@ -447,9 +448,7 @@ class Elector:
         if lease is None:
             return None
         machine = lease._tenure.machine
-        shown = {key: text for key, text in lease.metadata.items() if not key.startswith(RESERVED)}
-        priority = priority_in(lease.metadata)
-        return Leader(self.name, lease.holder, lease.token, machine._acquired, shown, priority)
+        return leader_who_shows(lease.metadata, self.name, lease.holder, lease.token, machine._acquired)
 
     def _hear_loss(self, lease: Lease, loss: LeaseLost) -> None:
         """The work is told to stop; by a word that ends the process there is not much time."""
@@ -472,7 +471,7 @@ class Elector:
         if part is None or reign is None:
             return False
         reign.ask(to)
-        if timeout == 0 or _task() in part.mine:
+        if timeout == 0 or this_task() in part.mine:
             return reign.over.is_open and reign.done
         return await _wait_async(until_over(part, reign, timeout), reign.over)
 
@@ -487,12 +486,6 @@ class Elector:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'an elector belongs to this process; make Elector("{self.name}") in the other one')
-
-
-def _task() -> object:
-    import asyncio
-
-    return asyncio.current_task()
 
 
 def _wait(script: Generator[Wait, None, bool], gate: Gate) -> bool:

@@ -59,8 +59,13 @@ def leader_of(slot: Slot) -> Leader | None:
     claim, token = slot.claim, slot.token
     if claim is None or token is None or not claim.id:
         return None
-    shown = {key: text for key, text in claim.metadata.items() if not key.startswith(RESERVED)}
-    return Leader(slot.name, claim.holder, token, claim.acquired, shown, priority_in(claim.metadata))
+    return leader_who_shows(claim.metadata, slot.name, claim.holder, token, claim.acquired)
+
+
+def leader_who_shows(metadata: Mapping[str, str], name: str, holder: str, token: int, since: float) -> Leader:
+    """A leader with what of its metadata is its own, and with the priority that it states."""
+    shown = {key: text for key, text in metadata.items() if not key.startswith(RESERVED)}
+    return Leader(name, holder, token, since, shown, priority_in(metadata))
 
 
 def priority_in(metadata: Mapping[str, str]) -> int | None:
