@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, M
 from dataclasses import dataclass
 from http import HTTPStatus
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from leases.errors import (
     ConfigurationError,
@@ -51,13 +51,15 @@ from leases.record import check_name
 if TYPE_CHECKING:
     from types import TracebackType
 
-    Scope = MutableMapping[str, Any]
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-    StartResponse = Callable[..., Callable[[bytes], object]]
-    WsgiApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+StartResponse = Callable[..., Callable[[bytes], object]]
+WsgiApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+A = TypeVar("A", bound=Callable[..., Any])
 
 HEADER: Final = "Fencing-Token"
 KEY: Final = "leases.fencing_token"  # in ASGI's scope and in WSGI's environ
@@ -214,7 +216,25 @@ def _can_be_asked(fence: object) -> bool:
     return True
 
 
-class FencingMiddleware:
+class _Middleware(Generic[A]):
+    """What the two kinds share: an application, and the gate before it."""
+
+    level: Final = Level.ASKED
+
+    def __init__(
+        self,
+        app: A,
+        *,
+        fence: Checks | None = None,
+        lock: str | None = None,
+        required: bool = True,
+        methods: Iterable[str] | None = None,
+    ) -> None:
+        self._app = app
+        self._gate = _Gate(fence, lock, required, methods)
+
+
+class FencingMiddleware(_Middleware[AsgiApp]):
     """ASGI middleware: requests that change something pass with a token of the right lock and tenure.
 
     Without ``fence`` it reads the token, refuses other locks', and leaves the comparison to the application,
@@ -236,20 +256,6 @@ class FencingMiddleware:
     Raises:
         ConfigurationError: options that cannot work together.
     """
-
-    level: Final = Level.ASKED
-
-    def __init__(
-        self,
-        app: AsgiApp,
-        *,
-        fence: Checks | None = None,
-        lock: str | None = None,
-        required: bool = True,
-        methods: Iterable[str] | None = None,
-    ) -> None:
-        self._app = app
-        self._gate = _Gate(fence, lock, required, methods)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._gate.guards(scope["method"]):
@@ -282,25 +288,11 @@ async def _send(send: Send, answer: _Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-class WsgiFencingMiddleware:
+class WsgiFencingMiddleware(_Middleware[WsgiApp]):
     """WSGI middleware: `FencingMiddleware` for Django, Flask and their like.
 
     The `Token` is in ``environ["leases.fencing_token"]``. Arguments, statuses and level are the same.
     """
-
-    level: Final = Level.ASKED
-
-    def __init__(
-        self,
-        app: WsgiApp,
-        *,
-        fence: Checks | None = None,
-        lock: str | None = None,
-        required: bool = True,
-        methods: Iterable[str] | None = None,
-    ) -> None:
-        self._app = app
-        self._gate = _Gate(fence, lock, required, methods)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if not self._gate.guards(environ["REQUEST_METHOD"]):
