@@ -282,7 +282,7 @@ def test_guardian_goes_with_its_process(site: Site) -> None:
 def guardians(parent: int) -> list[int]:
     """The guardians of a process."""
     children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
     )
     return [int(line.split()[0]) for line in children.stdout.splitlines() if "guard.py" in line]
 
