@@ -57,6 +57,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("leases",),
     ("leases.testing.*",),
     ("leases.cli.*",),
+    ("leases.sidecar.*",),
     ("leases.__main__",),
 )
 
@@ -77,6 +78,7 @@ NAMES_BACKENDS: Final = "leases.registry"
 # A store's modules are those named after it, with or without an underscore before and words behind.
 CLIENTS: Final[Mapping[str, frozenset[str]]] = {
     "leases.metrics": frozenset({"prometheus_client"}),
+    "leases.sidecar": frozenset({"anyio", "prometheus_client", "starlette", "uvicorn"}),
     "leases.tracing": frozenset({"opentelemetry"}),
     "leases.testing.fixtures": frozenset({"pytest"}),
     "leases.testing.guarded": frozenset({"pytest"}),
@@ -177,6 +179,8 @@ def _outer_faults(name: str, target: str) -> Iterator[str]:
 
 def _clients_of(name: str) -> frozenset[str]:
     package, _, module = name.partition(".")
+    if name.startswith("leases.sidecar."):
+        return CLIENTS["leases.sidecar"]
     return CLIENTS.get(name) or CLIENTS.get(f"{package}.{module.lstrip('_').split('_')[0]}", frozenset())
 
 
