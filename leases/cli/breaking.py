@@ -25,8 +25,10 @@ work beside the next one. Only the token tells them apart then.
 
 exit codes:
    0  it is broken
+  64  the name or the token makes no sense
+  69  the store did not answer: it may be broken
   75  nobody holds it, or by another token; nothing was changed
-  69  the store did not answer: it may be broken      77  the store, or what is in it, refuses us
+  77  the store, or what is in it, refuses us
 
 examples:
   leases status nightly                   …, token 4711, …

@@ -41,9 +41,11 @@ The times to a takeover are formulas of the protocol and their values for --ttl:
 most, when hints of the store are lost and a clock is as slow as is allowed for.
 
 exit codes:
-   0  locks will work                                  77  it refuses us, or a permission is missing
-  69  the store cannot be reached                      78  something else is bad
+   0  locks will work
   64  the URL or the ttl makes no sense
+  69  the store cannot be reached
+  77  it refuses us, or a permission is missing
+  78  something else is bad
 
 examples:
   leases doctor

@@ -33,12 +33,15 @@ Without a command the lease is printed, and held until a signal.
 durations: seconds, or with a unit: 1.5, 500ms, 90s, 2m, 1h
 
 exit codes:
-  the command's own, or 128+N if signal N ended it, and
-   64  the words on the command line make no sense      75  held by another, for all of the time allowed
-   69  the store cannot be reached                          (-E; 0 with --skip)
-   70  the lease was lost, whatever the command says    77  the store, or what is in it, refuses us
-       (--lost-exit-code)                              126  the command cannot be run
-  128+N  signal N came before the lock                 127  there is no such command
+  64     the words on the command line make no sense
+  69     the store cannot be reached
+  70     the lease was lost, whatever the command says (--lost-exit-code)
+  75     held by another, for all of the time allowed (-E; 0 with --skip)
+  77     the store, or what is in it, refuses us
+  126    the command cannot be run
+  127    there is no such command
+  128+N  signal N came before the lock, or ended the command
+  other  the command's own
 
 --json: one object a line on stderr, each with "event" and "message". The events are waiting, trouble,
 acquired, jeopardy, lost, stopped, suspended, undead, unguarded, unconfirmed, released, conflict and error,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from leases.urls import shown
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
+_WIDTH_MOST: Final = 110  # what help is written for
 _UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ms|s|m|h|d|)", re.ASCII)
 
@@ -21,13 +27,6 @@ class Help(Exception):
     """Help was asked for, and given."""
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Epilogs as they stand, and room for the options before their explanations."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=110)
-
-
 class Parser(argparse.ArgumentParser):
     """A parser that raises instead of ending the process."""
 
@@ -35,9 +34,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         surplus = message.removeprefix("unrecognized arguments: ")
-        if self.takes_command and surplus != message and not surplus.startswith("-"):
+        if surplus == message:
+            raise UsageError(f"{message}; see {self.prog} --help")
+        if self.takes_command and not surplus.startswith("-"):
             raise UsageError(f'put "--" before the command: {self.prog} NAME [options] -- {surplus}')
-        raise UsageError(f"{message}; see {self.prog} --help")
+        raise UsageError(f"{self._surplus(surplus.split(' ')[0])}; see {self.prog} --help")
+
+    def _surplus(self, word: str) -> str:
+        """What is wrong with the first word that is too much; what follows it may be a secret."""
+        if not word.startswith("-") or word == "-":
+            return f'there is one word too many, "{shown(word)}"'
+        option = word.partition("=")[0]
+        return f"there is no option {option}{meant(option, self._option_string_actions)}"
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise Help
@@ -48,6 +56,61 @@ class Parser(argparse.ArgumentParser):
         print_out(message)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, and with room for the options before their explanations."""
+
+    def __init__(self, prog: str) -> None:
+        width = columns()
+        super().__init__(prog, max_help_position=38 if width >= 100 else 26, width=width)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return invocation(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        from leases.cli.prose import wrap
+
+        return wrap(text, width)
+
+
+def invocation(action: argparse.Action) -> str:
+    """How an option or an argument is typed: `-w, --wait SECS`."""
+    value = "" if action.nargs == 0 else str(action.metavar or "|".join(action.choices or ()) or action.dest)
+    return " ".join(filter(None, (", ".join(action.option_strings), value)))
+
+
+def columns() -> int:
+    """How wide help may be: $COLUMNS, else as the terminal that is nearest, at most what it is written for."""
+    told = os.environ.get("COLUMNS", "")
+    wide = int(told) if told.isascii() and told.isdigit() else 0
+    for descriptor in (1, 2, 0):  # Help that goes through a pager is read on the same terminal.
+        if wide <= 0:
+            with contextlib.suppress(OSError):
+                wide = os.get_terminal_size(descriptor).columns
+    return min(max(wide, 40), _WIDTH_MOST) if wide > 0 else _WIDTH_MOST
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """What to say of a word that is not known: `, did you mean …?`, or nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def parser_of(program: str, summary: str, module: ModuleType) -> Parser:
+    """The parser of a command that a module is."""
+    parser = Parser(
+        prog=program,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser._positionals.title = "arguments"  # "positional" is a word for programmers
+    parser.takes_command = getattr(module, "TAKES_COMMAND", False)
+    module.add_arguments(parser)
+    return parser
+
+
 def parse(program: str, summary: str, module: ModuleType, words: list[str]) -> argparse.Namespace:
     """The arguments of one command. What follows `--` is `args.command` where the module `TAKES_COMMAND`.
 
@@ -55,14 +118,7 @@ def parse(program: str, summary: str, module: ModuleType, words: list[str]) -> a
         UsageError: they make no sense.
         Help: help was asked for.
     """
-    parser = Parser(
-        prog=program,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        formatter_class=_Formatter,
-        allow_abbrev=False,
-    )
-    parser.takes_command = getattr(module, "TAKES_COMMAND", False)
-    module.add_arguments(parser)
+    parser = parser_of(program, summary, module)
     if not parser.takes_command:
         return parser.parse_args(words)
     # Taken off by hand: argparse would look for options of ours in the command.
