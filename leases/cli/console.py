@@ -12,16 +12,45 @@ from typing import Any, Final
 _ERASE: Final = "\r\x1b[K"
 
 
-def print_out(text: str) -> int:
+class OutputFailed(OSError):
+    """A result could not be written."""
+
+    def __str__(self) -> str:
+        return f"stdout cannot be written: {self.strerror}; make room there, or write elsewhere"
+
+
+def print_out(text: str, *, flush: bool = True) -> int:
     """Write a result, whole; the exit code of success.
+
+    Args:
+        text: the result.
+        flush: whether it is to be read at once; of many lines the last call may do it for all.
 
     Raises:
         BrokenPipeError: nobody reads it.
+        OutputFailed: it could not be written.
     """
-    if sys.stdout is not None:  # It is None where the caller had closed it.
+    if sys.stdout is None:  # The caller had closed it.
+        return 0
+    try:
         sys.stdout.write(_encodable(text, sys.stdout.encoding))
-        sys.stdout.flush()
+        if flush:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(error.errno, error.strerror) from error
     return 0
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal on which text can be changed in place."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+
+
+def colours() -> bool:
+    """Whether stdout is a terminal with colours whose user has not asked for none."""
+    return on_terminal() and not os.environ.get("NO_COLOR")
 
 
 def silence_output() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from leases.cli import exits
@@ -19,7 +17,7 @@ from leases.cli.checkup import (
     of_traits,
     of_ttl,
 )
-from leases.cli.console import plain, print_out
+from leases.cli.console import colours, plain, print_out
 from leases.cli.options import UsageError, add_store, duration
 from leases.contract import Finding, Verdict
 from leases.errors import StoreError
@@ -184,5 +182,4 @@ def _end(findings: list[Finding], code: int) -> str:
 
 def _coloured(verdict: Verdict, text: str) -> str:
     """In colour on a terminal whose user has not asked for none."""
-    wanted = sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return f"{_COLOURS[verdict]}{text}{_PLAIN}" if wanted else text
+    return f"{_COLOURS[verdict]}{text}{_PLAIN}" if colours() else text

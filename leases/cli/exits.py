@@ -15,9 +15,11 @@ from leases.errors import (
 )
 
 OK: Final = 0
+NO: Final = 1  # the answer of `validate`
 USAGE: Final = 64
 UNAVAILABLE: Final = 69
 LOST: Final = 70
+OUTPUT: Final = 74
 CONFLICT: Final = 75
 REFUSED: Final = 77
 UNFIT: Final = 78

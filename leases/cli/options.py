@@ -38,12 +38,12 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f"{message}; see {self.prog} --help")
         if self.takes_command and not surplus.startswith("-"):
             raise UsageError(f'put "--" before the command: {self.prog} NAME [options] -- {surplus}')
-        raise UsageError(f"{self._surplus(surplus.split(' ')[0])}; see {self.prog} --help")
+        raise UsageError(f"{self._surplus(surplus.split(' ')[0])} {self.prog} --help")
 
     def _surplus(self, word: str) -> str:
         """What is wrong with the first word that is too much; what follows it may be a secret."""
         if not word.startswith("-") or word == "-":
-            return f'there is one word too many, "{shown(word)}"'
+            return f'there is one word too many, "{shown(word)}"; see'
         option = word.partition("=")[0]
         return f"there is no option {option}{meant(option, self._option_string_actions)}"
 
@@ -90,11 +90,11 @@ def columns() -> int:
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """What to say of a word that is not known: `, did you mean …?`, or nothing."""
+    """What to do about a word that is not known: `; try …, or see`, or only `; see`."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), 1)
-    return f", did you mean {near[0]}?" if near else ""
+    return f"; try {near[0]}, or see" if near else "; see"
 
 
 def parser_of(program: str, summary: str, module: ModuleType) -> Parser:
