@@ -223,15 +223,7 @@ class Store:
             self._hub.detach(self)
 
     def _status(self, slot: Slot) -> Status:
-        claim = slot.claim
-        if claim is None:
-            return Status(slot.name, held=False)
-        if not claim.held:
-            return Status(slot.name, held=False, successor=claim.successor, renewed=claim.renewed)
-        return Status(
-            slot.name, True, claim.holder, slot.token, claim.ttl, claim.acquired, claim.renewed,
-            self._expires_in(slot), None, dict(claim.metadata), claim.id,
-        )  # fmt: skip
+        return status_of(slot, self._expires_in(slot))
 
     def _expires_in(self, slot: Slot) -> float | None:
         claim = slot.claim
@@ -262,6 +254,19 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store {self._hub.backend.identity}{'' if self._open else ' closed'}>"
+
+
+def status_of(slot: Slot, expires_in: float | None) -> Status:
+    """What a slot shows; `expires_in` counts where it is held."""
+    claim = slot.claim
+    if claim is None:
+        return Status(slot.name, held=False)
+    if not claim.held:
+        return Status(slot.name, held=False, successor=claim.successor, renewed=claim.renewed)
+    return Status(
+        slot.name, True, claim.holder, slot.token, claim.ttl, claim.acquired, claim.renewed,
+        expires_in, None, dict(claim.metadata), claim.id,
+    )  # fmt: skip
 
 
 def connect(url: str | None = None) -> Store:
