@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from leases.cli.listing import table
+from leases.cli.rows import table
 from leases.cli.status import describe
 from leases.store import Status
 from leases_command import Shop

@@ -4,64 +4,65 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from leases.cli.console import complain, plain, print_out, span
-from leases.cli.options import add_store
+from leases.cli.console import complain, print_out
+from leases.cli.options import add_store, duration
+from leases.cli.rows import HEADER, in_order, is_bid, row, table
 from leases.cli.status import facts
 from leases.errors import RecordRefused
-from leases.store import Status, connect
+from leases.store import Status, Store, connect
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
 _MORE: Final = """\
-Records that are not ours are left out and named on stderr. With --json there is one object a line, with the
-fields of `leases status --json`.
+Held and free ones: where releasing leaves a record, as on SQLite, ZooKeeper and Kubernetes, every lock that was
+ever held stands there until `leases prune` clears it away. The slots of a semaphore are locks called
+NAME/slot-0 and so on. "expires in" is known where the store is on this host.
+
+What is not for you is left out: bids, by which candidates of an election with priorities make themselves known
+(they are shown with --all), and records that are not ours, which are named on stderr.
+
+With --json there is one object a line, with the fields of `leases status --json`, by name.
 
 examples:
   leases list
+  leases list --held orders/
   leases list orders/ --json | jq -r 'select(.held) | .name'
 """
-_HEADER: Final = ("NAME", "HOLDER", "TOKEN", "HELD FOR", "EXPIRES IN", "METADATA")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _MORE
-    parser.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only names that begin so")
+    add = parser.add_argument
+    add("prefix", metavar="PREFIX", nargs="?", default="", help="only names that begin so")
+    add("--held", action="store_true", help="only what is held")
+    add("--all", action="store_true", help="bids, too")
+    add("--timeout", type=duration, default=30.0, metavar="SECS", help="for the store's answer; default 30")
     add_store(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    add("--json", action="store_true", help="one JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, or a line of JSON for each lock."""
     with connect(args.backend) as store:
-        found = list(store.scan(args.prefix))
-    for error in found:
-        if isinstance(error, Exception):
-            name = error.name if isinstance(error, RecordRefused) else "?"
-            complain("leases list", f'"{name}" is left out: {error}')
-    locks = [status for status in found if isinstance(status, Status)]
-    if args.json:
-        return print_out("".join(json.dumps(facts(status)) + "\n" for status in locks))
-    return print_out(table([_HEADER, *(_row(status, time.time()) for status in locks)]) if locks else "")
+        found = _wanted(store, args)
+        if args.json:
+            for status in found:
+                print_out(json.dumps(facts(status)) + "\n", flush=False)
+            return print_out("")
+        rows = [row(status, time.time()) for status in in_order(found)]
+    return print_out(table([HEADER, *rows]) if rows else "")
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, two spaces apart, the same on a terminal and in a pipe."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(line.rstrip() + "\n" for line in lines)
-
-
-def _row(status: Status, now: float) -> tuple[str, ...]:
-    held_for = span(now - status.acquired) if status.held and status.acquired else "-"
-    expires_in = (
-        "-" if status.expires_in is None else span(status.expires_in) if status.expires_in else "expired"
-    )
-    metadata = " ".join(f"{key}={value}" for key, value in (status.metadata or {}).items())
-    holder = (status.holder or "(broken)") if status.held else "-"
-    token = str(status.token) if status.token is not None else "-"
-    return tuple(map(plain, (status.name, holder, token, held_for, expires_in, metadata)))
+def _wanted(store: Store, args: argparse.Namespace) -> Iterator[Status]:
+    """What was asked for; who or what cannot be shown is told on the way."""
+    for found in store.scan(args.prefix, timeout=args.timeout):
+        if not isinstance(found, Status):
+            name = found.name if isinstance(found, RecordRefused) else "?"
+            complain("leases list", f'"{name}" is left out: {found}')
+        elif (found.held or not args.held) and (args.all or not is_bid(found)):
+            yield found
