@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from leases import threads
@@ -348,6 +347,7 @@ def under(lock: Any, what: str, function: F) -> F:
         ConfigurationError: a generator function.
     """
     from functools import wraps
+    from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         raise ConfigurationError(
