@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from leases.cli import main
+from leases.cli.program import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
