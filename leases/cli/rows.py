@@ -71,6 +71,27 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows as lines whose columns are as wide as their widest cell, without blanks at their end."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell + " " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
     return [line.rstrip() for line in lines]
+
+
+def cut(line: str, width: int) -> str:
+    """The line, or as much of it as there is room for."""
+    if width_of(line) <= width:
+        return line
+    while width_of(line) >= width:
+        line = line[:-1]
+    return line + "…"
+
+
+def width_of(text: str) -> int:
+    """How many columns of a terminal a text takes; some characters take two, some none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
