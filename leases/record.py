@@ -119,6 +119,15 @@ def check_holder(holder: str) -> str:
     return _check_text("holder", holder, HOLDER_BYTES)
 
 
+def check_prefix(prefix: str) -> str:
+    """Return how names of locks may begin; empty for all of them.
+
+    Raises:
+        ConfigurationError: as for `check_name`, but for being empty.
+    """
+    return "" if prefix == "" else _check_text("prefix", prefix, NAME_BYTES)
+
+
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """Return a copy of the metadata if it is text to text; its size is checked with the record's.
 

@@ -11,7 +11,7 @@ from leases.errors import ConfigurationError
 from leases.hub import Hub, shared_hub
 from leases.lease import Timeout, check_timeout
 from leases.lock import Lock
-from leases.record import check_name
+from leases.record import check_name, check_prefix
 from leases.registry import store_url
 from leases.threads import Bell
 
@@ -131,7 +131,7 @@ class Store:
     def scan(self, prefix: str = "", *, timeout: Timeout = _LOOK_SECONDS) -> Iterator[Status | Exception]:
         """As `list`, with a `RecordRefused` in the place of what is not ours."""
         seconds, backend = _seconds("timeout", timeout), self.hub.backend
-        return self._scan(backend.scan(_check_prefix(prefix), seconds))
+        return self._scan(backend.scan(check_prefix(prefix), seconds))
 
     def _scan(self, slots: Iterable[Slot | Exception]) -> Iterator[Status | Exception]:
         return (found if isinstance(found, Exception) else self._status(found) for found in slots)
@@ -214,7 +214,7 @@ class Store:
         if isinstance(older_than, bool) or not isinstance(older_than, int | float) or not older_than >= 0:
             raise ConfigurationError(f"older_than={older_than!r} is not a number of seconds; pass 0 or more")
         broom = Broom(older_than, offline, dry_run, _seconds("wait", wait), _seconds("timeout", timeout))
-        return tuple(prune(self.hub, _check_prefix(prefix), broom))
+        return tuple(prune(self.hub, prefix, broom))
 
     def close(self) -> None:
         """Let go of the store; closing twice is harmless."""
@@ -289,12 +289,6 @@ def _watching(backend: Backend, slot: Slot, bell: Bell) -> Generator[None, None,
         yield
     finally:
         watch.close()
-
-
-def _check_prefix(prefix: str) -> str:
-    if not isinstance(prefix, str):
-        raise ConfigurationError(f"a prefix is text, not {type(prefix).__name__}; pass a str")
-    return prefix
 
 
 def _seconds(what: str, seconds: Timeout) -> float:

@@ -17,7 +17,7 @@ from leases.errors import LeasesError, RecordRefused, StoreUnavailable, WrongTok
 from leases.events import GaveUp, Output, Read, Released, Swap
 from leases.identity import default_holder
 from leases.machine import Machine, Phase
-from leases.record import BEAT_BITS, HOLDER_BYTES, Claim
+from leases.record import BEAT_BITS, HOLDER_BYTES, Claim, check_prefix
 from leases.tenure import perform
 from leases.terms import Terms
 
@@ -138,10 +138,11 @@ def prune(hub: Hub, prefix: str, broom: Broom, pause: Pause = time.sleep) -> Ite
     """Free the locks of dead holders, and remove free records; tells of each record that is old enough.
 
     Raises:
+        ConfigurationError: no name begins so.
         StoreError: the store could not be asked what is there.
     """
     bids: list[_Bid] = []
-    for found in hub.backend.scan(prefix, broom.timeout):
+    for found in hub.backend.scan(check_prefix(prefix), broom.timeout):
         now = hub.clock()
         if isinstance(found, Exception):
             name = found.name if isinstance(found, RecordRefused) else "?"
