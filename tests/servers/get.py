@@ -53,9 +53,10 @@ def address(server: str) -> str | None:
 
 
 def lines(servers: Collection[str]) -> list[Wanted]:
-    """What is wanted of these, and the etcd that an API server of any version runs on."""
+    """What is wanted of these, the etcd that an API server of any version runs on, and etcd's own client."""
     asked = [wanted(server, versions()) for server in servers]
     beneath = [wanted("etcd")] if "kubernetes" in servers else []
+    beneath += [wanted("etcdctl")] if "etcd" in servers else []
     return list({line.name: line for line in (*asked, *beneath)}.values())
 
 

@@ -205,10 +205,24 @@ TABLE: Final[dict[Versions, tuple[Wanted, ...]]] = {
     ),
 }
 
+# What speaks to a server as its users do. It is no server itself: one version does for all.
+TOOLS: Final = (
+    Wanted(
+        "etcdctl",
+        "3.7.3",
+        "etcdctl",
+        Go("go.etcd.io/etcd/etcdctl/v3"),
+        image="",
+        inside="",
+        asks=("version",),
+        takes="ten seconds",
+    ),
+)
+
 
 def wanted(server: str, versions: Versions = "new") -> Wanted:
-    """The line of the table; KeyError for a server that is not in it."""
-    for line in TABLE[versions]:
+    """The line of the table, or that of a tool; KeyError for what is neither."""
+    for line in (*TABLE[versions], *TOOLS):
         if line.server == server:
             return line
     raise KeyError(server)
