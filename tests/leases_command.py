@@ -146,12 +146,12 @@ class Shop:
         until(lambda: not any(alive(who) for who in {who for who, _ in self.beats()}))
         return max(at for _, at in self.beats())
 
-    def supersede(self, ttl: float) -> Claim:
+    def supersede(self, ttl: float, name: str = "job", *, by: str = "usurper") -> Claim:
         """Put another's claim in the place of the one that stands there, and return that one."""
         while True:
-            slot = self.slot()
+            slot = self.slot(name)
             assert slot.claim is not None
-            other = replace(slot.claim, holder="usurper", id="0" * 32, ttl=ttl, sent=None, boot=None)
+            other = replace(slot.claim, holder=by, id="0" * 32, ttl=ttl, sent=None, boot=None)
             if isinstance(self.backend.swap(slot, other, PATIENCE), Applied):
                 return slot.claim
 

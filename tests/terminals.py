@@ -47,6 +47,12 @@ class Terminal:
             self._read = self._find(word) + len(word)
         return self.text[began : self._read]
 
+    def seen(self) -> str:
+        """All that came until now."""
+        while self._more(0):
+            pass
+        return self.text
+
     def _find(self, word: str) -> int:
         end = time.monotonic() + PATIENCE
         while (at := self.text.find(word, self._read)) < 0:
