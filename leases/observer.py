@@ -106,9 +106,12 @@ class Sight:
 
     def left(self, now: Instant) -> float:
         """Seconds for which the record can keep others out, if it is not renewed; 0 where there is none."""
-        if self._seen is None or not self._seen[0].held:
+        return self._left(self._seen, now)
+
+    def _left(self, seen: tuple[Slot, float] | None, now: Instant) -> float:
+        if seen is None or not seen[0].held:
             return 0.0
-        slot, at = self._seen
+        slot, at = seen
         claim = slot.claim
         assert claim is not None
         left = at + claim.ttl - now.wait
@@ -125,10 +128,15 @@ class Sight:
             now: the instant.
             wary: show nobody who was not seen to write, and may have been dead all the time.
         """
-        slot = self.slot
-        if slot is None or self.left(now) <= 0 or (wary and not self.proven):
-            return None
-        return leader_of(slot)
+        return self.outlook(now, wary=wary)[0]
+
+    def outlook(self, now: Instant, *, wary: bool = False) -> tuple[Leader | None, float]:
+        """Who leads, and for how many seconds that can be believed if nothing more is heard."""
+        seen = self._seen  # Read once: another thread may be taking in the next.
+        left = self._left(seen, now)
+        if seen is None or left <= 0 or (wary and not self.proven):
+            return None, 0.0
+        return leader_of(seen[0]), left
 
 
 class Seen(NamedTuple):
@@ -152,7 +160,10 @@ def observing(
         StoreError: the store refused, was closed, or shows a record that is not ours. Not when it only gives
             no answer: then nobody is known to lead, once what was known has outlived its ttl.
     """
-    look = _Look(connect, name, ring)
+    return _observing(_Look(connect, name, ring), wary=wary)
+
+
+def _observing(look: _Look, *, wary: bool) -> Generator[Wait | Seen, None, None]:
     shown: Leader | None = None
     first = True
     try:
@@ -219,6 +230,14 @@ class _Look:
         """Who leads, by the clock."""
         assert self._hub is not None
         return self._sight.leader(self._hub.clock(), wary=wary)
+
+    def outlook(self, *, wary: bool) -> Outlook:
+        """What can be said at this instant; from any thread."""
+        hub = self._hub
+        if hub is None:
+            return Outlook(None, 0.0, False)
+        leader, left = self._sight.outlook(hub.clock(), wary=wary)
+        return Outlook(leader, left, self._sight.slot is not None and not self._failures)
 
     @property
     def rest(self) -> float:
@@ -295,6 +314,20 @@ async def observe_async(connect: Callable[[], Hub], name: str) -> AsyncGenerator
                 await bell.wait(step)
 
 
+class Outlook(NamedTuple):
+    """What a lookout can say at one instant.
+
+    Attributes:
+        leader: who leads; None where nobody is known to.
+        left: seconds for which that can be believed if nothing more is heard.
+        reachable: whether the store answered when it was asked last.
+    """
+
+    leader: Leader | None
+    left: float
+    reachable: bool
+
+
 class Lookout:
     """A thread that tells of every change of leader, until it is closed; what goes wrong is logged.
 
@@ -303,6 +336,7 @@ class Lookout:
         name: the lock.
         tell: called with the leader or None, first with what is so at the beginning.
         wary: as of `observing`.
+        looked: called after every look at the store, whatever it said.
     """
 
     def __init__(
@@ -312,13 +346,23 @@ class Lookout:
         tell: Callable[[Leader | None], object],
         *,
         wary: bool = False,
+        looked: Callable[[], object] | None = None,
     ) -> None:
         self._connect, self._name, self._tell, self._wary = connect, name, tell, wary
+        self._looked = looked
+        self._look: _Look | None = None
         self._bell = Bell()
         self._closed = False
         self._told: list[Leader | None] = []  # what was told last, if anything was
         self._complained = False  # since something was seen
         threading.Thread(target=self._run, name=f"leases-lookout-{name}", daemon=True).start()
+
+    def outlook(self) -> Outlook:
+        """What is known at this instant, by the clock; from any thread, and it waits for nothing."""
+        look = self._look
+        if look is None or self._closed:
+            return Outlook(None, 0.0, False)
+        return look.outlook(wary=self._wary)
 
     def close(self) -> None:
         """Tell nothing more; a look that is under way ends by itself."""
@@ -328,13 +372,15 @@ class Lookout:
     def _run(self) -> None:
         while not self._closed:
             try:
-                script = observing(self._connect, self._name, self._bell.ring, wary=self._wary)
-                with closing(script):
+                look = _Look(self._connect, self._name, self._bell.ring)
+                with closing(_observing(look, wary=self._wary)) as script:
+                    self._look = look
                     self._follow(script)
             except BaseException as error:  # Whatever a store does: this thread goes on, or nobody is told.
                 if not self._closed and not self._complained:
                     report("who leads %r cannot be seen; it is tried again", self._name, error)
-                self._complained = True
+                self._complained, self._look = True, None
+                self._has_looked()
                 self._show(None)
                 self._bell.wait(_AGAIN_MOST)
 
@@ -347,8 +393,13 @@ class Lookout:
                 self._show(step.leader)
             elif callable(step):
                 step()
+                self._has_looked()
             else:
                 self._bell.wait(step)
+
+    def _has_looked(self) -> None:
+        if self._looked is not None and not self._closed:
+            self._looked()
 
     def _show(self, leader: Leader | None) -> None:
         if not self._closed and self._told != [leader]:

@@ -1,0 +1,138 @@
+"""A sidecar as a process: its port, its signals, its last words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from leases import aio
+from leases.cli import exits
+from leases.errors import LeasesError
+from leases.sidecar.port import place
+
+if TYPE_CHECKING:
+    import socket
+
+    from starlette.applications import Starlette
+
+    from leases.cli.console import Console
+    from leases.sidecar.candidate import Candidate
+    from leases.sidecar.http import Site
+    from leases.sidecar.state import State
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GOODBYE_SECONDS: Final = 2  # for answers that are under way at the end
+CONNECTIONS: Final = 512
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours: the lease comes first, the connections after it."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def serve(application: Starlette, sockets: Sequence[socket.socket], console: Console) -> int:
+    """Serve until a signal, or until the candidate can take part no more; the exit code."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # What went wrong in an answer is said by us.
+    config = uvicorn.Config(
+        application, lifespan="on", log_config=None, access_log=False, proxy_headers=False, ws="none",
+        http="h11", server_header=False, limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GOODBYE_SECONDS,
+    )  # fmt: skip
+    return asyncio.run(_serve(_Server(config), application.state.site, sockets, console))
+
+
+async def _serve(
+    server: uvicorn.Server, site: Site, sockets: Sequence[socket.socket], console: Console
+) -> int:
+    candidate = site.candidate
+    site.board.on_change(Voice(candidate, console).say)
+    _announce(candidate, sockets, console)
+    serving = asyncio.create_task(server.serve(list(sockets)))
+    bell, signalled = aio.Bell(), list[int]()
+    _on_signals(signalled, bell)
+    with candidate.rings(bell.ring):
+        serving.add_done_callback(lambda _: bell.ring())
+        while not (signalled or candidate.error or serving.done()):
+            await bell.wait(None)
+    was_leader = candidate.state().is_leader
+    if not await candidate.stop():
+        console.say(
+            "unconfirmed",
+            f'the store did not confirm the release of "{candidate.name}"; its lease runs out by itself',
+        )
+    elif was_leader:
+        console.say("released", f'released "{candidate.name}"', name=candidate.name)
+    site.board.close()
+    server.should_exit = True
+    await serving
+    error = candidate.error
+    if error is None:
+        return exits.OK
+    console.say("error", str(error))
+    return exits.code_of(error) if isinstance(error, LeasesError) else exits.UNAVAILABLE
+
+
+def _on_signals(signalled: list[int], bell: aio.Bell) -> None:
+    """The first is a wish; with the second there is no time, and the lease runs out by itself."""
+
+    def hear(number: int) -> None:
+        if signalled:
+            os._exit(exits.SIGNALLED + number)
+        signalled.append(number)
+        bell.ring()
+
+    loop = asyncio.get_running_loop()
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, hear, number)
+
+
+def _announce(candidate: Candidate, sockets: Sequence[socket.socket], console: Console) -> None:
+    places = [place(one) for one in sockets]
+    state = candidate.state()
+    console.say(
+        "serving",
+        f'serving "{candidate.name}" on {", ".join(places)} as {candidate.id}, store {state.backend}',
+        name=candidate.name,
+        id=candidate.id,
+        backend=state.backend,
+        http=places,
+    )
+
+
+class Voice:
+    """Says every change on stderr."""
+
+    def __init__(self, candidate: Candidate, console: Console) -> None:
+        self._candidate, self._console = candidate, console
+        self._before: State | None = None
+
+    def say(self, state: State) -> None:
+        """What is new."""
+        before, self._before = self._before or replace(state, name="", is_leader=False, token=None), state
+        lock, say = self._candidate.name, self._console.say
+        if state.reachable is not before.reachable:
+            event, text = ("reachable", "answers") if state.reachable else ("unreachable", "gives no answer")
+            say(event, f"{state.backend} {text}", backend=state.backend)
+        if (state.name, state.token) == (before.name, before.token):
+            return
+        if before.is_leader and not state.is_leader:
+            say("lost", f'leads "{lock}" no more', name=lock, token=before.token)
+        if state.is_leader:
+            say("elected", f'leads "{lock}", token {state.token}', name=lock, token=state.token)
+        elif state.name:
+            text = f'"{lock}" is led by {state.name}, token {state.token}'
+            say("leader", text, name=lock, leader=state.name, token=state.token)
+        elif not before.is_leader:
+            say("nobody", f'nobody is known to lead "{lock}"', name=lock)
