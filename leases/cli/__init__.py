@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS: Final = {
     "hold": Command("leases.cli.hold", "hold a lock while a command runs, or until a signal"),
     "elect": Command("leases.cli.elect", "take part in an election, with a command or without one"),
+    "elector": Command("leases.sidecar.command", "leader election over HTTP, for an application beside it"),
     "status": Command("leases.cli.status", "who holds a lock, for how long, with which token"),
     "list": Command("leases.cli.listing", "the locks of a store"),
     "watch": Command("leases.cli.watch", "who holds what, as it changes"),
