@@ -24,7 +24,7 @@ from servers.certificates import Authority
 from servers.fixtures import _or_absent, _shared
 from servers.given import given
 from servers.process import Node, Ports, Server, Unready, listening
-from servers.table import SERVERS, TABLE, Debian, Go, Maven, Wanted
+from servers.table import SERVERS, TABLE, TOOLS, Debian, Go, Maven, Wanted
 
 TESTS = Path(__file__).parent
 LIMIT_S = 20.0
@@ -249,7 +249,7 @@ def test_a_build_that_fails_says_what_the_tool_said_and_leaves_nothing(line: Wan
     fake(
         empty, "go", "#!/bin/sh\nwhile [ $1 != -o ]; do shift; done\necho half >$2\necho no network; exit 1\n"
     )
-    with pytest.raises(Missing, match=r"(?s)thing-1\.2\.3 cannot be built.*no network"):
+    with pytest.raises(Missing, match=r"(?s)thing-1\.2\.3 cannot be had.*no network"):
         build.build(line)
     assert build.built(line) is None and [*(empty / "cache").iterdir()] == [
         empty / "cache" / ".thing-1.2.3.lock"
@@ -367,7 +367,7 @@ def test_a_missing_server_skips_a_test_and_fails_in_ci(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "line", [line for lines in TABLE.values() for line in lines], ids=lambda line: line.name
+    "line", [line for lines in (*TABLE.values(), TOOLS) for line in lines], ids=lambda line: line.name
 )
 def test_a_recipe_builds_the_version_of_the_table(line: Wanted) -> None:
     """Where the two differed, tests would run against a server that they do not name."""

@@ -124,7 +124,7 @@ def _by_go(wanted: Wanted, source: Go, folder: Path) -> None:
     ]
     # The recipe decides, not the settings of whoever builds it: a workspace, a vendor folder.
     environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off"}
-    _run(command, wanted, cwd=wanted.recipe, environment=environment)
+    _run(command, wanted.name, cwd=wanted.recipe, environment=environment)
 
 
 def _by_maven(wanted: Wanted, folder: Path) -> None:
@@ -132,7 +132,7 @@ def _by_maven(wanted: Wanted, folder: Path) -> None:
     pom = wanted.recipe / "pom.xml"
     lib = folder / wanted.program
     command = [mvn, "--quiet", "--batch-mode", "--file", str(pom), "dependency:copy-dependencies"]
-    _run([*command, f"-DoutputDirectory={lib}", f"-DprojectBuildDirectory={folder}"], wanted, cwd=folder)
+    _run([*command, f"-DoutputDirectory={lib}", f"-DprojectBuildDirectory={folder}"], wanted.name, cwd=folder)
 
 
 def _by_debian(wanted: Wanted, source: Debian, folder: Path) -> None:
@@ -141,10 +141,10 @@ def _by_debian(wanted: Wanted, source: Debian, folder: Path) -> None:
         raise Missing(f"{wanted.name} is taken from Debian's packages; run this on Debian 12")
     with tempfile.TemporaryDirectory(prefix="leases-debian-") as temporary:
         if os.geteuid() == 0:  # otherwise apt asks a user of its own to write here, and complains
-            _run([apt, "-qq", "update"], wanted, cwd=Path(temporary))
-        _run([apt, "-qq", "download", *source.packages], wanted, cwd=Path(temporary))
+            _run([apt, "-qq", "update"], wanted.name, cwd=Path(temporary))
+        _run([apt, "-qq", "download", *source.packages], wanted.name, cwd=Path(temporary))
         for package in Path(temporary).glob("*.deb"):
-            _run([dpkg, "-x", str(package), "taken"], wanted, cwd=Path(temporary))
+            _run([dpkg, "-x", str(package), "taken"], wanted.name, cwd=Path(temporary))
         (folder / source.into).mkdir(exist_ok=True)
         for pattern in source.files:
             for path in (Path(temporary) / "taken").glob(pattern):
@@ -155,14 +155,21 @@ def _by_debian(wanted: Wanted, source: Debian, folder: Path) -> None:
             shutil.copytree(tree, folder / tree.relative_to(taken), symlinks=True)
 
 
-def _required(name: str, wanted: Wanted, package: str, what: str) -> str:
-    """The tool; in CI it is installed if it can be, as the rest of the environment is there."""
-    found = tool(name)
+def installed(name: str, *packages: str) -> str | None:
+    """The tool; in CI it is installed from these packages if it can be, as the rest of the environment is there."""
     apt = tool("apt-get")
-    if found is None and apt is not None and os.environ.get("CI") == "true" and os.geteuid() == 0:
-        _run([apt, "-qq", "update"], wanted, cwd=Path("/"))
-        _run([apt, "-qq", "-y", "install", package], wanted, cwd=Path("/"))
-        found = tool(name)
+    if tool(name) is None and apt is not None and os.environ.get("CI") == "true" and os.geteuid() == 0:
+        cache().mkdir(parents=True, exist_ok=True)
+        with _locked(cache() / ".packages.lock"):
+            if tool(name) is None:
+                what = f"Debian's {packages[0]}"
+                _run([apt, "-qq", "update"], what, cwd=Path("/"))
+                _run([apt, "-qq", "-y", "--no-install-recommends", "install", *packages], what, cwd=Path("/"))
+    return tool(name)
+
+
+def _required(name: str, wanted: Wanted, package: str, what: str) -> str:
+    found = installed(name, package)
     if found is None:
         raise Missing(
             f"{wanted.name} is built by '{name}', which is not here; install {what} (Debian: {package})"
@@ -171,7 +178,7 @@ def _required(name: str, wanted: Wanted, package: str, what: str) -> str:
 
 
 def _run(
-    command: Sequence[str], wanted: Wanted, *, cwd: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], what: str, *, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> None:
     nice = tool("nice")
     path = os.pathsep.join(filter(None, (os.environ.get("PATH"), *USUAL)))
@@ -187,4 +194,4 @@ def _run(
     )
     if done.returncode:
         told = "\n".join(done.stdout.splitlines()[-15:])
-        raise Missing(f"{wanted.name} cannot be built: '{' '.join(command[:3])} …' failed with\n{told}")
+        raise Missing(f"{what} cannot be had: '{' '.join(command[:3])} …' failed with\n{told}")
