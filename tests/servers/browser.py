@@ -7,6 +7,7 @@ of itself it talks to no network.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Generator
@@ -18,6 +19,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from servers.build import Missing, installed
 
 PACKAGES: Final = ("chromium", "chromium-driver", "fonts-dejavu-core")
+ASKED: Final = "Network.requestWillBeSent"
 _QUIET: Final = (
     "--headless=new",
     "--disable-gpu",
@@ -100,11 +102,21 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the browser has said on its console since the last time."""
-        return [entry["message"] for entry in self.chrome.get_log("browser")]
+        return [entry["message"] for entry in self._log("browser")]
+
+    def requests(self) -> list[str]:
+        """The URLs that were asked for since the last time, by whatever ran in the browser."""
+        told = (json.loads(entry["message"])["message"] for entry in self._log("performance"))
+        return [event["params"]["request"]["url"] for event in told if event["method"] == ASKED]
 
     def picture(self, file: Path) -> None:
         """What is on the screen, as PNG."""
         self.chrome.save_screenshot(str(file))
+
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        log: Any = self.chrome.get_log  # It is without types.
+        entries: list[dict[str, Any]] = log(kind)
+        return entries
 
     def _tell(self, command: str, **words: Any) -> None:
         self.chrome.execute_cdp_cmd(command, words)

@@ -156,7 +156,7 @@ def _by_debian(wanted: Wanted, source: Debian, folder: Path) -> None:
 
 
 def installed(name: str, *packages: str) -> str | None:
-    """The tool; in CI it is installed from these packages if it can be, as the rest of the environment is there."""
+    """The tool; in CI it is installed from these packages if it can be, as all else is there."""
     apt = tool("apt-get")
     if tool(name) is None and apt is not None and os.environ.get("CI") == "true" and os.geteuid() == 0:
         cache().mkdir(parents=True, exist_ok=True)
