@@ -199,6 +199,23 @@ def alive(process: int) -> bool:
         return False
 
 
+def state(process: int) -> str:
+    """The state of a process, one letter as in ps; nothing when it has gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def descendants(process: int) -> list[int]:
+    """The children of a process, their children, and so on."""
+    found = children(process)
+    for child in found:
+        with contextlib.suppress(OSError):
+            found.extend(children(child))
+    return found
+
+
 def children(process: int) -> list[int]:
     """The children of a process."""
     found: list[int] = []

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from leases.cli.command import group_is_gone
 from leases.cli.supervisor import Grace
-from leases_command import BEATING, LEASES, Shop, alive, children, deadline, until
+from leases.cli.tree import group_is_gone
+from leases_command import BEATING, LEASES, Shop, alive, children, deadline, descendants, state, until
 from stores import Site, every_shared_store, every_shared_store_once
 
 TTL = 2.0
@@ -35,8 +35,9 @@ def commands_of(shop: Shop) -> set[int]:
 
 
 def guardian_of(shop: Shop, process: subprocess.Popen[str]) -> int:
-    """The other child of `leases`."""
-    (guardian,) = set(children(process.pid)) - commands_of(shop)
+    """The only child of `leases`."""
+    (guardian,) = children(process.pid)
+    assert commands_of(shop) <= set(descendants(guardian))
     return guardian
 
 
@@ -147,7 +148,7 @@ def test_a_waiter_is_killed(shop: Shop) -> None:
     holder = shop.hold("--", "sleep", "60")
     waiter = shop.start("hold", "job", "--verbose", "--", "touch", "ran")
     assert waiter.stderr is not None and "waiting" in waiter.stderr.readline()
-    forked = children(waiter.pid)
+    forked = descendants(waiter.pid)
     assert len(forked) == 2
     waiter.kill()
     until(lambda: not any(map(alive, forked)))
@@ -181,17 +182,30 @@ def test_leases_is_killed_at_any_moment(shop: Shop, step: int) -> None:
     until(lambda: not _processes_about(shop.folder))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_guardian_fails(shop: Shop, number: int) -> None:
-    """Without its guardian the command goes on, and still ends before the deadline."""
-    process = shop.beat("stubborn", ttl=TTL)
-    os.kill(guardian_of(shop, process), number)
+def test_guardian_is_killed(shop: Shop) -> None:
+    """The command dies with its guardian; what it started is ended, and the lock is free."""
+    process = shop.beat("forking", "stubborn", ttl=60, options=("--kill-after", "0.2"))
+    os.kill(guardian_of(shop, process), signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert not any(map(alive, commands_of(shop)))
+    assert process.returncode == 137
+    assert "the guardian was killed, and the command with it" in err and err.count("\n") == 1
+    assert not shop.slot().held
+
+
+def test_guardian_is_stopped(shop: Shop) -> None:
+    """A guardian that is stopped is continued; stopped again and again, it keeps nobody from the deadline."""
+    process = shop.beat("forking", "stubborn", ttl=TTL)
+    guardian = guardian_of(shop, process)
+    os.kill(guardian, signal.SIGSTOP)
+    until(lambda: state(guardian) not in "Tt")
     with shop.frozen():
         end = deadline(shop.slot().claim)
-        _, err = process.communicate(timeout=30)
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(guardian, signal.SIGSTOP)
         assert shop.last_beat() < end
     assert process.returncode == 70
-    assert ("the guardian was killed" in err) == (number == signal.SIGKILL)
 
 
 def test_release_that_fails_is_a_warning(shop: Shop) -> None:

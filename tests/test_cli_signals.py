@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from leases.cli.waiting import GIVE_UP_SECONDS
-from leases_command import LEASES, Shop, alive, children, until
+from leases_command import LEASES, Shop, alive, descendants, state, until
 from stores import Site, every_shared_store, every_shared_store_once
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
@@ -46,7 +46,7 @@ def test_while_it_waits(shop: Shop, number: int, words: tuple[str, ...]) -> None
     waiter = shop.start("hold", "job", "--verbose", *words)
     assert waiter.stderr is not None
     waiter.stderr.readline()  # It says for whom it waits.
-    forked = children(waiter.pid)
+    forked = descendants(waiter.pid)
     assert len(forked) == (2 if words else 0)
     waiter.send_signal(number)
     waiter.communicate(timeout=30)
@@ -63,7 +63,7 @@ def test_a_second_signal_ends_it_at_once(shop: Shop) -> None:
     shop.run("hold", "job", "--", "true")
     with shop.frozen():
         waiter = _acquiring(shop)
-        forked = children(waiter.pid)
+        forked = descendants(waiter.pid)
         waiter.send_signal(signal.SIGINT)
         time.sleep(0.2)
         assert waiter.poll() is None
@@ -119,10 +119,10 @@ def test_stopped_and_continued(shop: Shop) -> None:
     process = shop.beat(ttl=1.5)
     command = shop.beats()[0][0]
     process.send_signal(signal.SIGTSTP)
-    until(lambda: _state(command) == "T")
+    until(lambda: state(command) == "T")
     token = shop.slot().token
     time.sleep(3)  # two ttls
-    assert shop.slot().token == token and process.poll() is None and _state(command) == "T"
+    assert shop.slot().token == token and process.poll() is None and state(command) == "T"
     count = len(shop.beats())
     process.send_signal(signal.SIGCONT)
     until(lambda: len(shop.beats()) > count)
@@ -161,7 +161,3 @@ def _sleeps_in_the_store(process: int) -> bool:
         if task.name != str(process) and "nanosleep" in (task / "wchan").read_text():
             return True
     return False
-
-
-def _state(process: int) -> str:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]

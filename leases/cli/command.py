@@ -1,8 +1,9 @@
-"""The command: found before anything else is done, forked before there are threads, let go with the lease.
+"""The command: found before anything else is done, forked before its lease is there, let go with it.
 
 Its process waits, as a process group of its own, until it is told the token; then it becomes the command.
-So whoever has to kill the group knows it before there is anything to kill, and no code runs in a fork
-of a process with threads. If the process that holds the lease dies, it ends without having begun.
+So whoever has to kill the group knows it before there is anything to kill. It is the guardian's child
+(`leases.cli.guarding`), which has no threads, and so can fork another after a loss. If the guardian dies, the
+kernel kills it; and if nobody tells it anything any more, it ends without having begun.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import errno
 import os
 import signal
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from leases.cli import exits
+from leases.cli.cgroup import Cage, make_cage
+from leases.cli.prctl import die_with_parent
+from leases.cli.tree import signal_group
 
 _WHOLE: Final = b"\0."  # ends the order, because a pipe ends too when its writer dies in the midst of it
 SHELL: Final = "/bin/sh"
@@ -30,6 +34,15 @@ class CannotRun(Exception):
     def __init__(self, text: str, code: int) -> None:
         self.code = code
         super().__init__(text)
+
+
+def cannot_run(number: int) -> CannotRun:
+    """The error that says why the system refused: this errno."""
+    if number in (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        text = f"the system has no process or descriptor left: {os.strerror(number)}; look at: ulimit -a"
+        return CannotRun(text, exits.CANNOT_RUN)
+    code = exits.NOT_FOUND if number == errno.ENOENT else exits.CANNOT_RUN
+    return CannotRun(f"the command cannot be run: {os.strerror(number)}; look at its file", code)
 
 
 def find(file: str) -> str:
@@ -51,154 +64,150 @@ def find(file: str) -> str:
     raise CannotRun(f'"{file}" was not found{where}; check its name, or give its path', exits.NOT_FOUND)
 
 
+class Recipe(NamedTuple):
+    """What a command is made of.
+
+    Attributes:
+        path: its file.
+        words: its name, and its arguments.
+        stdin: whether it reads what we would read; otherwise nothing.
+    """
+
+    path: str
+    words: list[str]
+    stdin: bool
+
+
+class Inheritance(NamedTuple):
+    """What its parent has changed for itself, and a command must find as it was.
+
+    Attributes:
+        mask: the signals that were blocked.
+        oom: the score by which the kernel chooses whom to kill without memory; None if it was not changed.
+    """
+
+    mask: set[int]
+    oom: bytes | None
+
+
 class Command:
     """A process that waits to become the command, and the group that it leads.
 
     Args:
-        words: the command and its arguments.
-        stdin: whether it reads what we would read; otherwise nothing.
+        recipe: what it becomes.
+        inheritance: what it must find as it was.
 
     Attributes:
         group: the process group, which is the id of its leader too.
         status: what the leader ended with, as `os.waitpid` tells it; None before.
 
     Raises:
-        CannotRun: there is no such command.
+        OSError: the system has no process or descriptor left.
     """
 
-    def __init__(self, words: list[str], *, stdin: bool = True) -> None:
-        path = find(words[0])
+    def __init__(self, recipe: Recipe, inheritance: Inheritance) -> None:
         order, self._order = os.pipe()
         self._report, report = os.pipe()
+        self._cage = make_cage()
         self.status: int | None = None
+        parent = os.getpid()
         self.group = os.fork()
         if self.group == 0:
-            _stand_by(path, words, stdin, order, report, (self._order, self._report))
+            ends = _Ends(order, report, (self._order, self._report))
+            _stand_by(recipe, inheritance, parent, self._cage, ends)
         os.close(order)
         os.close(report)
         with contextlib.suppress(OSError):  # Whoever of the two comes first.
             os.setpgid(self.group, self.group)
 
-    def go(self, variables: Mapping[str, str]) -> None:
-        """Become the command, with these environment variables besides the inherited ones."""
-        order = b"\0".join(os.fsencode(f"{key}={value}") for key, value in variables.items())
+    def go(self, variables: bytes) -> None:
+        """Become the command, with these environment variables, as of `packed`, besides the inherited ones."""
         with contextlib.suppress(BrokenPipeError):  # Somebody killed it; its status tells.
-            os.write(self._order, order + _WHOLE)
+            os.write(self._order, variables + _WHOLE)
         os.close(self._order)
+        self._order = -1
 
-    def failure(self) -> CannotRun | None:
-        """Why it never became the command, once its leader has ended; None if it did."""
+    def failure(self) -> int:
+        """The errno for which it never became the command, once its leader has ended; 0 if it did."""
         report = os.read(self._report, 32)
-        if not report:
-            return None
-        number = int(report)
-        code = exits.NOT_FOUND if number == errno.ENOENT else exits.CANNOT_RUN
-        return CannotRun(f"the command cannot be run: {os.strerror(number)}; look at its file", code)
-
-    @property
-    def code(self) -> int:
-        """The exit code of the leader that has ended: its own, or 128 and the number of the signal."""
-        assert self.status is not None
-        code = os.waitstatus_to_exitcode(self.status)
-        return code if code >= 0 else exits.SIGNALLED - code
-
-    @property
-    def killed(self) -> bool:
-        """Whether a signal ended the leader."""
-        return self.status is not None and os.WIFSIGNALED(self.status)
-
-    def dismiss(self) -> None:
-        """End it, if it has not ended: it is not wanted, or nobody could look after it any more."""
-        if self.status is None:
-            self.signal(signal.SIGKILL)
-            _, self.status = os.waitpid(self.group, 0)
+        return int(report) if report else 0
 
     def signal(self, number: int) -> None:
-        """Send a signal to the whole group."""
+        """Send a signal to the whole group, which its leader, not yet reaped, keeps from being another's."""
         signal_group(self.group, number)
 
-    def gone(self, *, closely: bool = False) -> bool:
-        """Whether nobody of the group lives; asked when its leader has ended. See `group_is_gone`."""
-        return group_is_gone(self.group, closely=closely)
+    def kill_caged(self) -> None:
+        """Kill all who are in the control group, if there is one."""
+        if self._cage is not None:
+            self._cage.kill()
+
+    def close(self) -> None:
+        """Let go of everything, when nobody of it lives."""
+        for end in (self._order, self._report):
+            if end >= 0:
+                os.close(end)
+        if self._cage is not None:
+            self._cage.remove()
 
 
-def signal_group(group: int, number: int) -> None:
-    """Send a signal to a process group. Members that belong to other users may not get it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+def packed(variables: Mapping[str, str]) -> bytes:
+    """Environment variables as they are passed to the process that waits."""
+    return b"\0".join(os.fsencode(f"{key}={value}") for key, value in variables.items())
 
 
-def group_is_gone(group: int, *, closely: bool) -> bool:
-    """Whether nobody of a process group lives.
+class _Ends(NamedTuple):
+    """The pipes of a process that waits: its own ends, and those of its parent."""
 
-    Args:
-        group: the process group.
-        closely: look at every process of the host, to tell zombies from the living. They stay for long where
-            the first process of a container reaps nobody, and nothing of them runs any more.
-    """
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # All who are left belong to other users.
-        pass
-    return closely and _only_zombies(group)
-
-
-def _only_zombies(group: int) -> bool:
-    """Whether all of a group are zombies, which may stay for long where the first process reaps nobody."""
-    try:
-        members = [_state(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    except OSError:
-        return False  # This system does not tell.
-    return all(state in "ZX" for state, of in members if of == group)
-
-
-def _state(process: str) -> tuple[str, int]:
-    """The state of a process and its group; of one that has gone, nothing."""
-    try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return fields[0].decode(), int(fields[2])
-    except (OSError, IndexError, ValueError):
-        return "", 0
+    order: int
+    report: int
+    others: tuple[int, int]
 
 
 def _stand_by(
-    path: str, words: list[str], stdin: bool, order: int, report: int, others: tuple[int, ...]
+    recipe: Recipe, inheritance: Inheritance, parent: int, cage: Cage | None, ends: _Ends
 ) -> NoReturn:
     """In the fork: wait for the order and become the command, or end."""
     try:
         os.setpgid(0, 0)
-        for descriptor in others:
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:  # It was quicker.
+            os._exit(exits.CANNOT_RUN)
+        for descriptor in ends.others:
             os.close(descriptor)
-        _default_signals()
-        if not stdin:
+        _restore(inheritance)
+        if cage is not None:
+            cage.enter()
+        if not recipe.stdin:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        with open(order, "rb") as file:
+        with open(ends.order, "rb") as file:
             text = file.read()
         if text.endswith(_WHOLE):
             entries = (entry.partition(b"=") for entry in text[: -len(_WHOLE)].split(b"\0"))
-            _become(path, words, os.environb | {key: value for key, _, value in entries})
+            _become(recipe, os.environb | {key: value for key, _, value in entries})
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.write(report, str(error.errno or 0).encode())
+            os.write(ends.report, str(error.errno or 0).encode())
     finally:
         os._exit(exits.CANNOT_RUN)
 
 
-def _default_signals() -> None:
-    """Undo what Python did at its start; a command has no use for it, nor a handler to inherit."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+def _restore(inheritance: Inheritance) -> None:
+    """Undo what Python did at its start and the guardian for itself; a command has no use for it."""
+    if inheritance.oom is not None:
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(inheritance.oom)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, inheritance.mask)
 
 
-def _become(path: str, words: list[str], environment: Mapping[bytes, bytes]) -> NoReturn:
+def _become(recipe: Recipe, environment: Mapping[bytes, bytes]) -> NoReturn:
     try:
-        os.execve(path, words, environment)
+        os.execve(recipe.path, recipe.words, environment)
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        os.execve(SHELL, ["sh", path, *words[1:]], environment)  # A script without a first line.
+        os.execve(SHELL, ["sh", recipe.path, *recipe.words[1:]], environment)  # Without a first line.

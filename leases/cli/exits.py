@@ -23,6 +23,7 @@ OUTPUT: Final = 74
 CONFLICT: Final = 75
 REFUSED: Final = 77
 UNFIT: Final = 78
+OVERTIME: Final = 124  # as of timeout(1)
 CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 SIGNALLED: Final = 128  # plus the number of the signal

@@ -1,149 +1,263 @@
-"""The guardian: a process that stops the command in time when the one that holds the lease no longer can.
+"""The guardian as the holder sees it: the process between it and the command.
 
-The holder may be killed, stopped, or starved. The guardian is forked from it before there are threads, shares
-nothing with it but a pipe, and sits in a session of its own, where no terminal and no signal to the holder's
-group reaches it. It knows until when the command may run, and hears of every renewal. Should the
-holder die, the pipe ends, and the command is stopped at once.
+What it does is in `leases.cli.guarding`. It is forked before there are threads, hears over one pipe until
+when the command may run, and says over another what became of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
 import signal
-import struct
-from collections.abc import Callable
-from typing import Final, NamedTuple, NoReturn
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from leases.cli.command import group_is_gone, signal_group
+from leases.cli import exits
+from leases.cli.cgroup import sweep
+from leases.cli.command import CannotRun, Recipe, cannot_run, packed
+from leases.cli.guarding import Post, be_guardian
+from leases.cli.orders import (
+    ALONE, ENDED, GO, GONE, LIMITS, NEVER, NUMBER, ORDER, PREPARE, READY, REPORT, SIGNAL, STOP, STOPPED, TELL, Limits,
+)  # fmt: skip
+from leases.cli.prctl import adopt_orphans
+from leases.cli.tree import group_is_gone, members, send_all, signal_group
 from leases.clock import system_clock
 
-NEVER: Final = float("inf")
-_LIMITS: Final = struct.Struct("=dd")
-_LONGEST_SLEEP: Final = 0.5  # poll() goes by a clock that stands still while the host sleeps
-_STEP: Final = 0.02  # between looks at a group that is being stopped
-_PATIENCE: Final = 60.0  # for a group that even SIGKILL does not end, as in a hung system call
+_FAREWELL: Final = 1.0  # for a guardian that has nothing left to do, which takes it milliseconds
+_STEP: Final = 0.002
 
 
-class Limits(NamedTuple):
-    """When the group is told to stop, and when it is killed, on the holder's clock."""
+class Run:
+    """One life of the command, as far as it was heard of.
 
-    term_at: float
-    kill_at: float
+    Attributes:
+        group: its process group, and its leader; None before it stands by.
+        status: what the leader ended with, as `os.waitpid` tells it; None before.
+        stops: the signals that stopped the leader, and that nobody has looked at yet.
+        stopped_alone: the guardian has stopped it, because we had not said in time that it may run.
+        gone: nobody of it lives, nor of what it has started.
+    """
+
+    def __init__(self) -> None:
+        self.group: int | None = None
+        self.status: int | None = None
+        self.stops: list[int] = []
+        self.gone = self.stopped_alone = False
+        self._errno = 0
+
+    def hear(self, what: bytes, first: int, second: int) -> None:
+        """Take in a report of the guardian."""
+        if what == READY:
+            self.group = first
+        elif what == STOPPED:
+            self.stops.append(first)
+        elif what == ENDED:
+            self.status, self._errno = first, second
+        elif what == ALONE:
+            self.stopped_alone = True
+        elif what == GONE:
+            self.gone = True
+
+    @property
+    def failure(self) -> CannotRun | None:
+        """Why it never became the command; None if it did."""
+        return cannot_run(self._errno) if self._errno else None
+
+    @property
+    def code(self) -> int:
+        """The exit code of the leader that has ended: its own, or 128 and the number of the signal."""
+        if self.status is None:  # It was killed where we are not told of it.
+            return exits.SIGNALLED + signal.SIGKILL
+        code = os.waitstatus_to_exitcode(self.status)
+        return code if code >= 0 else exits.SIGNALLED - code
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended the leader."""
+        return self.status is None or os.WIFSIGNALED(self.status)
 
 
 class Guardian:
-    """The guardian as the holder sees it.
+    """The process that looks after the command, and after us.
 
     Args:
-        group: the process group of the command.
+        recipe: the command.
         kill_after: seconds between SIGTERM and SIGKILL, where there is time for it.
         name: the lock, for the one line that it may have to say.
         line: makes that line of an event and a text.
 
     Attributes:
+        pid: its number.
+        ear: a descriptor that can be read when `hear` has something to do; None when it never will any more.
+        run: the life of the command that is, or is to be.
         dead: it ended, and was reaped.
+
+    Raises:
+        OSError: the system has no process or descriptor left.
     """
 
-    def __init__(self, group: int, kill_after: float, name: str, line: Callable[[str, str], str]) -> None:
-        pipe, self._pipe = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _be_guardian(pipe, _Watch(group, kill_after, name), line)
-        os.close(pipe)
-        os.set_blocking(self._pipe, False)
+    def __init__(self, recipe: Recipe, kill_after: float, name: str, line: Callable[[str, str], str]) -> None:
+        orders, self._orders = os.pipe()
+        reports_in, reports = os.pipe()
+        self.ear: int | None = reports_in
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                post = Post(orders, reports, (self._orders, reports_in), set(mask))
+                be_guardian(post, recipe, kill_after, name, line)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(orders)
+        os.close(reports)
+        os.set_blocking(self._orders, False)
+        os.set_blocking(reports_in, False)
+        self.run = Run()
+        self.dead = self._dismissed = False
         self._told = Limits(NEVER, NEVER)
-        self.dead = False
+        self._adopts = adopt_orphans()
+
+    # ---- orders ----------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Have another command ready, the one before being gone."""
+        self.run = Run()
+        self._told = Limits(NEVER, NEVER)
+        self._order(PREPARE)
+
+    def go(self, limits: Limits, variables: Mapping[str, str]) -> None:
+        """Let the command go that is ready; the guardian knows its limits first."""
+        self._told = limits
+        if not self._order(GO, LIMITS.pack(*limits) + packed(variables)):
+            self.kill()
 
     def tell(self, limits: Limits) -> None:
-        """Tell it what holds from now on."""
-        if limits == self._told:
-            return
-        try:
-            os.write(self._pipe, _LIMITS.pack(*limits))
+        """Tell it what holds from now on. If it does not hear, we do our part alone."""
+        if limits != self._told and self._order(TELL, LIMITS.pack(*limits)):
             self._told = limits
-        except OSError:  # It is stopped and the pipe full, or it is dead: the holder does its part alone.
-            pass
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the group. The guardian does it, who knows whose number that is."""
+        if self.dead:
+            self._send_all(number)
+        elif not self._order(SIGNAL, NUMBER.pack(number)) and self.run.group is not None:
+            signal_group(self.run.group, number)
+
+    def stop(self) -> None:
+        """Tell all of them to end: the group first, and what went elsewhere when the leader has ended."""
+        if self.dead:
+            self._send_all(signal.SIGTERM)
+            self._send_all(signal.SIGCONT)
+        elif not self._order(STOP) and self.run.group is not None:
+            signal_group(self.run.group, signal.SIGTERM)
+            signal_group(self.run.group, signal.SIGCONT)
+
+    def kill_all(self) -> None:
+        """Kill everybody of the run, whether the guardian does it, too, or cannot."""
+        self.hear()
+        if not self.run.gone and self.run.group is not None:
+            self._send_all(signal.SIGKILL)
+
+    def anybody(self) -> bool:
+        """Whether anybody of the run lives, as far as can be seen."""
+        below = members(os.getpid() if self.dead else self.pid)
+        return not self._adopts or any(member.alive for member in below)
+
+    def kill(self) -> None:
+        """Kill the guardian, and with it the command; what is left comes to be our own child."""
+        if not self.dead:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def dismiss(self) -> None:
-        """The group is gone: end it."""
-        if not self.dead:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self.dead = True
-
-
-class _Watch:
-    """What the guardian knows and does."""
-
-    def __init__(self, group: int, kill_after: float, name: str) -> None:
-        self._group, self._kill_after, self._name = group, kill_after, name
-        self._limits = Limits(NEVER, NEVER)
-        self._stopping = self._orphaned = False
-        self.did = ""
-
-    def keep(self, pipe: int) -> None:
-        """Watch until the holder ends this process, or until the group has had to be stopped."""
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        while not self._over():
-            now = system_clock().hold
-            if now >= self._limits.term_at:
-                self._stop("nobody was there to renew the lease on")
-            if now >= self._limits.kill_at:
-                signal_group(self._group, signal.SIGKILL)
-            if poll.poll(1000 * self._pause(now)):
-                self._hear(os.read(pipe, 65536))
-                if self._orphaned:
-                    poll.unregister(pipe)
-
-    def _pause(self, now: float) -> float:
-        longest = _STEP if self._stopping else _LONGEST_SLEEP
-        return min(*(at - now for at in self._limits if at > now), longest, longest)
-
-    def _hear(self, data: bytes) -> None:
-        """The last of what was said holds. Nothing at all means that the holder is dead."""
-        if data:
-            self._limits = Limits(*_LIMITS.unpack(data[-_LIMITS.size :]))
+        """End it, and what it looks after, if there still is anything."""
+        if self._dismissed:
             return
-        self._orphaned = True
-        if self._limits.kill_at == NEVER:
-            return  # The command was never let go, and ends by itself.
-        if self._limits.term_at != NEVER:
-            self._stop("the process has died that held")
-        self._stopping = True
+        self._dismissed = True
+        self.hear()
+        if self.run.gone:
+            self.kill()
+        elif self._told.kill_at != NEVER:  # It was let go.
+            self._send_all(signal.SIGKILL)
+        os.close(self._orders)  # That ends what waits, and then the guardian.
+        self._farewell()
 
-    def _stop(self, why: str) -> None:
-        self._limits = Limits(NEVER, min(self._limits.kill_at, system_clock().hold + self._kill_after))
-        self._stopping = True
-        self.did = f'{why} "{self._name}"; its command was stopped'
-        signal_group(self._group, signal.SIGTERM)
-        signal_group(self._group, signal.SIGCONT)
+    # ---- reports ---------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        if self._orphaned and not self._stopping:
-            return True
-        if not self._stopping:
+    def hear(self) -> None:
+        """Take in what it has said."""
+        if self.ear is None:
+            return
+        try:
+            data = os.read(self.ear, 65536 // REPORT.size * REPORT.size)
+        except BlockingIOError:
+            return
+        for report in REPORT.iter_unpack(data):
+            self.run.hear(*report)
+        if not data:
+            os.close(self.ear)
+            self.ear = None
+
+    def reap(self) -> None:
+        """Hear of every child of ours that ended or stopped; those of whom we know nothing are reaped too."""
+        try:
+            while True:
+                child, status = os.waitpid(-1 if self._adopting else self.pid, os.WNOHANG | os.WUNTRACED)
+                if child == 0:
+                    break
+                self._reaped(child, status)
+        except ChildProcessError:
+            self.run.gone = self.run.gone or (self.dead and self._adopts)
+        if self.dead and not self._adopts:
+            group = self.run.group
+            self.run.gone = self.run.gone or group is None or group_is_gone(group, closely=True)
+
+    @property
+    def _adopting(self) -> bool:
+        """Whether children of others come to us: of the dead guardian, or as the first process there is."""
+        return self.dead or os.getpid() == 1
+
+    def _reaped(self, child: int, status: int) -> None:
+        if child == self.pid and os.WIFSTOPPED(status):
+            os.kill(child, signal.SIGCONT)  # Whoever stopped it did not mean to leave us unguarded.
+        elif child == self.pid:
+            self.hear()
+            self.dead = True
+            sweep(self.pid)
+        elif child == self.run.group and not os.WIFSTOPPED(status):
+            self.run.status = status
+
+    # ---- helpers ---------------------------------------------------------------------------------
+
+    def _order(self, what: bytes, more: bytes = b"") -> bool:
+        """Whether it could be said: not if it is dead, or stopped for so long that its pipe is full."""
+        message = ORDER.pack(what, len(more)) + more
+        try:
+            return os.write(self._orders, message) == len(message)
+        except OSError:
             return False
-        if system_clock().hold > self._limits.kill_at + _PATIENCE:
-            return True
-        # A holder that is alive but stopped keeps its place: what it does when it goes on is its own affair.
-        return group_is_gone(self._group, closely=system_clock().hold >= self._limits.kill_at)
 
+    def _send_all(self, number: int) -> None:
+        """Send a signal to all who are below the guardian, or below us when it is dead."""
+        group = self.run.group
+        if group is None:
+            return
+        if self._adopts:
+            send_all(os.getpid() if self.dead else self.pid, group, number)
+        elif self.run.status is None or not group_is_gone(group, closely=False):
+            signal_group(group, number)
 
-def _be_guardian(pipe: int, watch: _Watch, line: Callable[[str, str], str]) -> NoReturn:
-    """In the fork: let go of all that is the holder's, and watch."""
-    try:
-        os.setsid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 0)
-        os.dup2(nowhere, 1)
-        os.closerange(3, pipe)
-        os.closerange(pipe + 1, min(max(os.sysconf("SC_OPEN_MAX"), 256), 65536))
-        os.chdir("/")
-        watch.keep(pipe)
-        if watch.did:  # Said at last, because a pipe that nobody reads would keep us.
-            os.write(2, line("stopped", watch.did).encode())
-    finally:
-        os._exit(0)
+    def _farewell(self) -> None:
+        """Reap it, and kill it if it does not end by itself; then whoever of its own has come to us."""
+        patience = system_clock().wait + _FAREWELL
+        while not (self.dead and (self.run.gone or self.run.group is None)):
+            self.reap()
+            now = system_clock().wait
+            if now >= patience:
+                self.kill()
+            if self.dead:
+                self._send_all(signal.SIGKILL)
+            if now >= patience + _FAREWELL:
+                return
+            time.sleep(_STEP)

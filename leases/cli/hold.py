@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kill-after", type=duration, metavar="SECS",
         help="from SIGTERM to SIGKILL; default 5, or less for a short ttl",
     )  # fmt: skip
+    add(
+        "--at-most-for", type=duration, metavar="SECS",
+        help="stop the command when it has run for so long; the exit code is 124 then",
+    )  # fmt: skip
+    add("--restart", action="store_true", help="take part again after a loss, for ever; see below")
     add("-c", "--command", dest="line", metavar="STRING", help="a line for the shell, instead of -- COMMAND")
     add("--shell", action="store_true", help="give COMMAND to the shell, joined by spaces")
     add("--no-stdin", action="store_true", help="let the command read nothing, and leave it no terminal")

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from leases.cli import exits
-from leases.cli.command import Command
+from leases.cli.command import Recipe, find
 from leases.cli.console import Console, print_out, span
 from leases.cli.guardian import Guardian
 from leases.cli.signals import ENDING, Signals, prepare_process
@@ -27,39 +27,46 @@ RELEASE_SECONDS: Final = 5.0
 
 
 def hold_and_run(plan: Plan, console: Console) -> int:
-    """Run the command under its lease; the exit code."""
+    """Run the command under its lease, again and again where that was asked for; the exit code."""
     prepare_process()
-    command = Command(plan.words, stdin=plan.stdin)
+    recipe = Recipe(find(plan.words[0]), plan.words, plan.stdin)
+    # It forks the command, and is forked before the store is opened and before there are threads.
+    guardian = Guardian(recipe, plan.grace.kill_after, plan.want.name, console.line)
     try:
-        # Both are forked here, before the store is opened and before there are threads.
-        guardian = Guardian(command.group, plan.grace.kill_after, plan.want.name, console.line)
-        try:
-            signals = Signals()
-            return _run_under(acquire(plan.want, signals, console), plan, command, guardian, signals, console)
-        finally:
-            guardian.dismiss()
+        signals = Signals()
+        signals.on_child = guardian.reap
+        holding = acquire(plan.want, signals, console)
+        while (code := _run_under(holding, plan, guardian, signals, console)) is None:
+            from leases.cli.again import acquire_again
+
+            guardian.prepare()
+            holding = acquire_again(plan.want, signals, console)
+        return code
     finally:
-        command.dismiss()
+        guardian.dismiss()
 
 
 def _run_under(
-    holding: Holding, plan: Plan, command: Command, guardian: Guardian, signals: Signals, console: Console
-) -> int:
-    """Run the command to its end, then release."""
+    holding: Holding, plan: Plan, guardian: Guardian, signals: Signals, console: Console
+) -> int | None:
+    """Run the command to its end, then release; the exit code, or None to take part again."""
     lease, terminal = holding.lease, Terminal(plan.stdin)
     _note_acquired(holding, console)
-    supervisor = Supervisor(lease, command, guardian, plan.grace, signals, terminal, console)
+    run = guardian.run
+    supervisor = Supervisor(lease, guardian, plan.grace, plan.at_most, signals, terminal, console)
     supervisor.run(_variables(holding))
-    guardian.dismiss()
-    terminal.take_back(repair=command.killed)
-    lost = supervisor.stopped_by_lease or _say_if_lost(lease, console)
-    failure = None if lost else command.failure()
+    terminal.take_back(repair=run.killed)
+    lost = supervisor.stopped_by_lease or _say_if_lost(lease, console) or run.stopped_alone
+    failure = None if lost else run.failure
     if failure is not None:
         console.say("error", str(failure))
     _release(holding, console, lost=lost)
     if lost:
-        return plan.lost
-    return command.code if failure is None else failure.code
+        again = plan.restart and supervisor.quit is None and not guardian.dead
+        return None if again else plan.lost
+    if supervisor.overtime:
+        return exits.OVERTIME
+    return run.code if failure is None else failure.code
 
 
 def _variables(holding: Holding) -> dict[str, str]:

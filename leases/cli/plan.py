@@ -30,6 +30,8 @@ class Plan(NamedTuple):
         grace: when to stop it.
         lost: the exit code when the lease was lost.
         stdin: whether the command reads ours.
+        at_most: seconds that the command may run; None for as long as it likes.
+        restart: whether to take part again after a loss.
     """
 
     want: Want
@@ -37,6 +39,8 @@ class Plan(NamedTuple):
     grace: Grace
     lost: int
     stdin: bool
+    at_most: float | None = None
+    restart: bool = False
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -52,7 +56,13 @@ def plan_of(args: argparse.Namespace) -> Plan:
     holder = default_holder() if args.holder is None else check_holder(args.holder)
     timeout = 0.0 if args.nonblock or (args.skip and args.wait is None) else args.wait
     want = Want(url, check_name(args.name), holder, terms, check_metadata(dict(args.meta)), timeout)
-    return Plan(want, _words(args), _grace(terms, args.kill_after), args.lost_exit_code, not args.no_stdin)
+    words = _words(args)
+    if not words and (args.at_most_for is not None or args.restart):
+        option = "--restart" if args.restart else "--at-most-for"
+        raise UsageError(f'{option} without a command; write one after "--"')
+    grace = _grace(terms, args.kill_after)
+    at_most, stdin = args.at_most_for, not args.no_stdin
+    return Plan(want, words, grace, args.lost_exit_code, stdin, at_most, args.restart)
 
 
 def _words(args: argparse.Namespace) -> list[str]:

@@ -13,18 +13,25 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 # What makes a process end, unless it decides otherwise.
 ENDING: Final = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
+# What asks for the end of all; others may mean something else to a command that goes on.
+QUITTING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 # What a command is told besides.
 PASSING: Final = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 
 
 class Signals:
-    """The signals that come to this process. There is one of these in a process, until its end."""
+    """The signals that come to this process. There is one of these in a process, until its end.
+
+    Attributes:
+        on_child: called by who waits, when a child has ended or stopped.
+    """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -32,6 +39,8 @@ class Signals:
         os.set_blocking(self._write, False)
         self._poll = select.poll()
         self._poll.register(self._read, select.POLLIN)
+        self._also: int | None = None
+        self.on_child: Callable[[], None] | None = None
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self.listen(*ENDING, signal.SIGCHLD)
 
@@ -41,11 +50,29 @@ class Signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _note)
 
-    def wait(self, timeout: float | None) -> list[int]:
-        """The signals that came, in order; empty after `timeout` seconds, or when woken."""
-        if not self._poll.poll(None if timeout is None else max(timeout, 0.0) * 1000):
+    def wait(self, timeout: float | None, also: int | None = None) -> list[int]:
+        """The signals that came, in order; empty after `timeout` seconds, or when woken.
+
+        Args:
+            timeout: seconds; None for ever.
+            also: a descriptor that wakes when it can be read; nothing is read from it.
+        """
+        if also != self._also:
+            self._register(also)
+        found = self._poll.poll(None if timeout is None else max(timeout, 0.0) * 1000)
+        if not any(descriptor == self._read for descriptor, _ in found):
             return []
-        return [number for number in os.read(self._read, 4096) if number]
+        numbers = [number for number in os.read(self._read, 4096) if number]
+        if signal.SIGCHLD in numbers and self.on_child is not None:
+            self.on_child()
+        return numbers
+
+    def _register(self, also: int | None) -> None:
+        if self._also is not None:
+            self._poll.unregister(self._also)
+        if also is not None:
+            self._poll.register(also, select.POLLIN)
+        self._also = also
 
     def wake(self) -> None:
         """End the wait that is under way, or the next; from any thread."""

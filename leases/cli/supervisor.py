@@ -6,21 +6,18 @@ renews the lease may fail in any way: a deadline that does not move is reached, 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leases.cli.console import span
-from leases.cli.guardian import NEVER, Limits
-from leases.cli.signals import PASSING
+from leases.cli.orders import NEVER, Limits
+from leases.cli.signals import PASSING, QUITTING
 from leases.clock import system_clock
 from leases.errors import LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from leases.cli.command import Command
     from leases.cli.console import Console
     from leases.cli.guardian import Guardian
     from leases.cli.signals import Signals
@@ -29,7 +26,8 @@ if TYPE_CHECKING:
 
 # What a command leaves running may be about to end by itself, as the `tee` of a shell's `> >(tee log)`.
 LINGER: Final = 0.2
-_STEP: Final = 0.01  # seconds between looks at a group whose leader has ended
+_STEP: Final = 0.02  # seconds between looks at processes that have been killed
+_UNHEARD: Final = 1.0  # after SIGKILL, for a guardian that does not say that all are gone
 _LONGEST_SLEEP: Final = 0.5  # poll() goes by a clock that stands still while the host sleeps
 _WORRY: Final = 5.0  # after SIGKILL, until somebody is told that it does not help
 
@@ -59,43 +57,56 @@ class Grace(NamedTuple):
 class Supervisor:
     """One command under one lease.
 
+    Args:
+        lease: the lease.
+        guardian: who looks after the command that stands by.
+        grace: how long before the end of the lease the command is stopped.
+        at_most: seconds that it may run; None for as long as it likes.
+        signals: those that come to us.
+        terminal: ours.
+        console: where to say things.
+
     Attributes:
         stopped_by_lease: the command had to end because the lease was lost, or about to be.
+        overtime: it had to end because it ran for too long.
+        quit: the signal that asked us to end, and not to take part again; None without one.
     """
 
     def __init__(
         self,
         lease: Lease,
-        command: Command,
         guardian: Guardian,
         grace: Grace,
+        at_most: float | None,
         signals: Signals,
         terminal: Terminal,
         console: Console,
     ) -> None:
-        self._lease, self._command, self._guardian, self._grace = lease, command, guardian, grace
+        self._lease, self._guardian, self._grace, self._at_most = lease, guardian, grace, at_most
         self._signals, self._terminal, self._console = signals, terminal, console
-        self.stopped_by_lease = False
-        self._began = self._stopping = self._worried = self._wants_terminal = False
-        self._leader_ended_at = NEVER
-        self._kill_by = NEVER
+        self._run = guardian.run
+        self.stopped_by_lease = self.overtime = False
+        self.quit: int | None = None
+        self._began = self._stopping = self._wants_terminal = self._unguarded = False
+        self._too_long_at = self._leader_ended_at = self._kill_by = NEVER
+        self._warned = False
 
     def run(self, variables: Mapping[str, str]) -> None:
-        """Let the command go, and return when nobody of its group lives."""
+        """Let the command go, and return when nobody of it lives, nor of what it has started."""
         self._signals.listen(*PASSING)
-        while not self._over():
+        while not self._run.gone:
             now, limits = system_clock().hold, self._grace.limits(self._lease.deadline)
             if not self._stopping:
                 self._decide(now, limits, variables)
             if self._stopping:
                 self._kill_in_time(now, limits)
-            if self._wants_terminal and self._terminal.lend(self._command.group):
+            if self._wants_terminal and self._run.group and self._terminal.lend(self._run.group):
                 # A shell's `fg` tells a job that it stopped, and no other.
                 self._wants_terminal = False
-                self._command.signal(signal.SIGCONT)
-            for number in self._signals.wait(self._pause(limits)):
+                self._guardian.signal(signal.SIGCONT)
+            for number in self._signals.wait(self._pause(limits), self._guardian.ear):
                 self._pass_on(number)
-            self._reap()
+            self._hear()
 
     # ---- by the clock ----------------------------------------------------------------------------
 
@@ -105,8 +116,9 @@ class Supervisor:
         if loss is not None:
             self._stop_for_lease(limits, "lost", str(loss), reason=loss.reason)
         elif not self._began:
-            if now < limits.term_at:  # Else it is about to be renewed: it was long in coming.
-                self._begin(variables)
+            # Else it is about to be renewed: it was long in coming. Or the command is not ready yet.
+            if now < limits.term_at and self._run.group is not None:
+                self._begin(now, self._run.group, variables)
         elif now >= limits.term_at:
             left = self._lease.remaining
             self._stop_for_lease(
@@ -115,87 +127,95 @@ class Supervisor:
                 f'lease on "{self._lease.name}" was not renewed and ends in {left:.1f} s; look at the store',
                 remaining=left,
             )
-        elif now >= self._leader_ended_at + LINGER:
+        elif self._run.stopped_alone:  # We were late, and the lease was renewed all the same.
+            self.stopped_by_lease = True
+            self._stop()
+        elif now >= self._too_long_at:
+            self._stop_for_time(limits)
+        elif now >= self._leader_ended_at + LINGER or self._unguarded:
             self._stop()
         else:
             self._guardian.tell(self._grace.of_guardian(self._lease.deadline))
 
-    def _begin(self, variables: Mapping[str, str]) -> None:
-        """Let it go; the guardian first, so that at no instant it runs unguarded."""
+    def _begin(self, now: float, group: int, variables: Mapping[str, str]) -> None:
+        """Let it go; the guardian knows its limits first, so that at no instant it runs unguarded."""
         self._began = True
-        self._guardian.tell(self._grace.of_guardian(self._lease.deadline))
-        self._terminal.lend(self._command.group)
-        self._command.go(variables)
+        self._terminal.lend(group)
+        self._guardian.go(self._grace.of_guardian(self._lease.deadline), variables)
+        if self._at_most is not None:
+            self._too_long_at = now + self._at_most
 
     def _stop_for_lease(self, limits: Limits, event: str, why: str, **facts: object) -> None:
-        """Stop it, and only then say so: a pipe that nobody reads may not let us go on."""
+        """Stop it, and only then say so: saying may take time."""
         self.stopped_by_lease = True
         self._stop()
         self._kill_in_time(system_clock().hold, limits)
         self._console.say(event, f"{why}; the command is being stopped", name=self._lease.name, **facts)
 
+    def _stop_for_time(self, limits: Limits) -> None:
+        self.overtime = True
+        self._too_long_at = NEVER
+        if self._run.status is None:
+            self._stop()
+            self._kill_in_time(system_clock().hold, limits)
+            text = f"the command has run for the {span(self._at_most or 0.0)} of --at-most-for"
+            self._console.say("overtime", f"{text}; it is being stopped", seconds=self._at_most)
+
     def _stop(self) -> None:
         self._stopping = True
         self._kill_by = system_clock().hold + self._grace.kill_after
-        self._command.signal(signal.SIGTERM)
-        self._command.signal(signal.SIGCONT)  # What is stopped hears nothing.
+        self._guardian.stop()
 
     def _kill_in_time(self, now: float, limits: Limits) -> None:
         kill_at = min(self._kill_by, limits.kill_at)
         self._guardian.tell(Limits(NEVER, kill_at))
         if now < kill_at:
             return
-        self._command.signal(signal.SIGKILL)
-        if now >= kill_at + _WORRY and not self._worried:
-            self._worried = True
+        self._guardian.kill_all()
+        if now >= kill_at + _UNHEARD and not self._guardian.anybody():
+            self._guardian.kill()  # It is stopped again and again: what it does not tell, its death does.
+        if now >= kill_at + _WORRY and not self._warned:
+            self._warned = True
             self._console.say(
                 "undead",
-                f"the command (process group {self._command.group}) does not end by SIGKILL: it hangs in the "
+                f"the command (process group {self._run.group}) does not end by SIGKILL: it hangs in the "
                 "system or belongs to another user; end it by hand, its lock is not released before",
-                group=self._command.group,
+                group=self._run.group,
             )
 
     def _pause(self, limits: Limits) -> float:
         """Seconds until something is due."""
         now = system_clock().hold
-        times = (*limits, self._lease.deadline, self._kill_by, self._leader_ended_at + LINGER)
-        longest = _LONGEST_SLEEP
-        if self._leader_ended_at != NEVER:
-            longest = _STEP if now < self._leader_ended_at + 1 else 10 * _STEP
-        elif self._stopping:
-            longest = 10 * _STEP
+        times = (
+            *limits, self._lease.deadline, self._kill_by, self._leader_ended_at + LINGER, self._too_long_at
+        )  # fmt: skip
+        killing = self._stopping and now >= min(self._kill_by, limits.kill_at)
+        longest = _STEP if killing or self._guardian.dead else _LONGEST_SLEEP
         return min(longest, *(at - now for at in times if at > now), longest)
 
-    # ---- by signals ------------------------------------------------------------------------------
+    # ---- by signals and reports ------------------------------------------------------------------
 
     def _pass_on(self, number: int) -> None:
         if number == signal.SIGCHLD:
             return
-        if number == signal.SIGCONT:
-            self._terminal.lend(self._command.group)
-        self._command.signal(number)
+        if number in QUITTING or (self._stopping and number == signal.SIGHUP):
+            self.quit = number
+        if number == signal.SIGCONT and self._run.group is not None:
+            self._terminal.lend(self._run.group)
+        self._guardian.signal(number)
 
-    def _reap(self) -> None:
-        """Hear of every child that ended or stopped; those of whom we know nothing are reaped too."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                child, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
-                if child == 0:
-                    return
-                if os.WIFSTOPPED(status):
-                    if child == self._command.group:
-                        self._stopped(os.WSTOPSIG(status))
-                elif child == self._command.group:
-                    self._command.status = status
-                    self._leader_ended_at = system_clock().hold
-                elif child == self._guardian.pid:
-                    self._guardian_ended(status)
-
-    def _guardian_ended(self, status: int) -> None:
-        """It was killed; or it has stopped the command, because this process was stopped for too long."""
-        self._guardian.dead = True
-        if os.WIFSIGNALED(status):
-            text = "the guardian was killed; if this process is killed too, nothing stops the command"
+    def _hear(self) -> None:
+        """Take in what the guardian says, and whether it lives."""
+        self._guardian.hear()
+        self._guardian.reap()
+        stops, self._run.stops = self._run.stops, []
+        if stops:
+            self._stopped(stops[-1])
+        if self._run.status is not None and self._leader_ended_at == NEVER:
+            self._leader_ended_at = system_clock().hold
+        if self._guardian.dead and not self._unguarded and not self._run.gone:
+            self._unguarded = True
+            text = "the guardian was killed, and the command with it; what is left of it is being stopped"
             self._console.say("unguarded", text)
 
     def _stopped(self, number: int) -> None:
@@ -218,13 +238,9 @@ class Supervisor:
             remaining=left,
         )
         self._terminal.suspend(self._signals)
-        self._terminal.lend(self._command.group)
-        self._command.signal(signal.SIGCONT)
-
-    # ---- its end ---------------------------------------------------------------------------------
-
-    def _over(self) -> bool:
-        return self._command.status is not None and self._command.gone(closely=self._stopping)
+        if self._run.group is not None:
+            self._terminal.lend(self._run.group)
+        self._guardian.signal(signal.SIGCONT)
 
 
 def loss_of(lease: Lease) -> LeaseLost | None:

@@ -1,0 +1,116 @@
+"""A control group of its own for a command, where the kernel lets us have one without asking anybody.
+
+It adds to the tree of processes that a kill of all of them is one act of the kernel, which nobody outruns by
+forking. It is only had where it changes nothing else: no controller is switched on for the children of our
+own group, so that the command's limits and shares stay those it would have had. Where it cannot be had (an
+old kernel, a read-only file system, a group of somebody else's) nothing is said, and the tree is walked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Final
+
+_PREFIX: Final = "leases-"
+
+
+class Cage:
+    """A control group, empty until somebody enters.
+
+    Attributes:
+        path: its folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def enter(self) -> None:
+        """Go there, with all that is forked from now on."""
+        with contextlib.suppress(OSError):  # Forbidden after all.
+            _write(f"{self.path}/cgroup.procs", b"0")
+
+    def kill(self) -> None:
+        """Kill all who are in it."""
+        try:
+            _write(f"{self.path}/cgroup.kill", b"1")
+        except OSError:  # Before Linux 5.14.
+            with contextlib.suppress(OSError, ValueError), open(f"{self.path}/cgroup.procs", "rb") as file:
+                for pid in map(int, file.read().split()):
+                    if pid:  # Zero is somebody whom we cannot see from here.
+                        os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        """Remove it, when nobody is left in it."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
+
+
+def make_cage() -> Cage | None:
+    """A control group below our own; None where there is none to be had."""
+    home = _home()
+    if home is None:
+        return None
+    try:
+        with open(f"{home}/cgroup.subtree_control", "rb") as file:
+            if file.read().strip():
+                return None
+        path = f"{home}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+        os.mkdir(path)
+    except OSError:
+        return None
+    return Cage(path)
+
+
+def sweep(owner: int | None = None) -> None:
+    """Remove the empty groups that were left by the dead.
+
+    Args:
+        owner: the process that made them and is dead; otherwise all who do not live.
+    """
+    home = _home()
+    if home is None:
+        return
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(home):
+            maker, dash, _ = entry.removeprefix(_PREFIX).partition("-")
+            if entry.startswith(_PREFIX) and dash and maker.isdigit() and _is_dead(int(maker), owner):
+                with contextlib.suppress(OSError):  # Somebody is still in it.
+                    os.rmdir(f"{home}/{entry}")
+
+
+def _is_dead(maker: int, owner: int | None) -> bool:
+    return maker == owner if owner is not None else not os.path.exists(f"/proc/{maker}")
+
+
+def _home() -> str | None:
+    """The folder of the control group (version 2) that this process is in; None where we may not write."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            own = next(line[3:].rstrip("\n") for line in file if line.startswith("0::"))
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            root, point = next(words[3:5] for words in map(str.split, file) if _is_unified(words))
+    except (OSError, StopIteration, ValueError):
+        return None
+    if root != "/" and own != root and not own.startswith(f"{root}/"):
+        return None  # What is mounted here does not show where we are.
+    home = f"{_unescaped(point)}{own if root == '/' else own[len(root) :]}".rstrip("/")
+    return home if ".." not in own and os.access(home, os.W_OK | os.X_OK) else None
+
+
+def _is_unified(words: list[str]) -> bool:
+    """Whether a line of mountinfo is about cgroup2; optional fields end with a dash."""
+    return "-" in words and words[words.index("-") + 1] == "cgroup2"
+
+
+def _unescaped(path: str) -> str:
+    return path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+
+
+def _write(path: str, data: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)
