@@ -140,7 +140,7 @@ def _dispatch(command: str, words: list[str]) -> int:
     from leases.logs import hushed
 
     try:
-        module = _load(command)
+        module = load(command)
         with hushed():
             return int(module.run(parse(f"leases {command}", COMMANDS[command].summary, module, words)))
     except Help:
@@ -153,7 +153,12 @@ def _dispatch(command: str, words: list[str]) -> int:
         return exits.code_of(error)
 
 
-def _load(command: str) -> ModuleType:
+def load(command: str) -> ModuleType:
+    """The module of a command.
+
+    Raises:
+        StoreUnavailable: it is not there.
+    """
     from importlib import import_module
 
     module = COMMANDS[command].module

@@ -34,14 +34,14 @@ _MORE: Final = """\
 Whoever leads holds the lock NAME. Without a command this only takes part, and prints a line for each change:
 for people on a terminal, else JSON. A signal ends it: it resigns first, so that another leads at once.
 
-With a command this is `leases hold NAME --restart`: the command runs while this one leads and never longer, and
-it takes part again after a loss. The options of `leases hold` that are not here can be given there.
+With a command this is `leases hold NAME --restart`: the command runs while this one leads and never longer,
+and it takes part again after a loss. The options of `leases hold` that are not here can be given there.
 
 --json: one object a line on stdout, each with "event", "name", "holder" (this candidate), "at" (Unix seconds)
 and "message". The events are elected (with "token"), jeopardy (a renewal is overdue; with "remaining"
 seconds), lost (with "token" and "reason", which is released where it resigned), leader (with "leader", null
-where nobody is known to lead, and "token"), trouble and answers (of the store). With a command everything is on
-stderr instead; see leases hold --help.
+where nobody is known to lead, and "token"), trouble and answers (of the store). With a command everything is
+on stderr instead; see leases hold --help.
 
 exit codes:
    0  a signal ended it

@@ -79,7 +79,7 @@ def invocation(action: argparse.Action) -> str:
 
 
 def columns() -> int:
-    """How wide help may be: $COLUMNS, else as the terminal that is nearest, at most what it is written for."""
+    """How wide help may be: $COLUMNS, else as the nearest terminal, at most what it is written for."""
     told = os.environ.get("COLUMNS", "")
     wide = int(told) if told.isascii() and told.isdigit() else 0
     for descriptor in (1, 2, 0):  # Help that goes through a pager is read on the same terminal.

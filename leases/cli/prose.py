@@ -1,7 +1,7 @@
 """The prose under a command's options: written once, for a terminal of any width and for the manual.
 
-It is paragraphs, and listings: a title that ends in a colon, and below it indented lines of a term, two blanks
-or more, and what it means. Written for 110 columns it stays as it is where there are so many.
+It is paragraphs, and listings: a title that ends in a colon, and below it indented lines of a term, two
+blanks or more, and what it means. Written for 110 columns it stays as it is where there are so many.
 
     exit codes:
        0  it is broken

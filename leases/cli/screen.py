@@ -55,10 +55,8 @@ class Screen:
         width, height = self._size()
         lines = self._table(found, width, max(height - 3, 1), stale=trouble is not None)
         lines.append(self._foot(found, store, trouble, refused, width))
-        if self._clear:
-            before = _CLEAR
-        else:
-            before = f"\r\x1b[{self._drawn}A" if self._drawn else "\r"
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        before = _CLEAR if self._clear else f"\r{up}"
         self._clear, self._drawn = False, len(lines)
         print_out(before + "".join(f"{line}{_ERASE_LINE}\n" for line in lines) + _ERASE_BELOW)
 
@@ -67,7 +65,9 @@ class Screen:
         # Whoever has no room for all wants to see who holds something.
         shown = ordered if len(ordered) <= room else in_order(sorted(ordered, key=_is_free)[: room - 1])
         now = time.time()
-        head, *lines = (cut(line, width) for line in aligned([HEADER, *(row(status, now) for status in shown)]))
+        head, *lines = (
+            cut(line, width) for line in aligned([HEADER, *(row(status, now) for status in shown)])
+        )
         styles = (_style(status, stale=stale) for status in shown)
         body = [self._in(style, line) for style, line in zip(styles, lines, strict=True)]
         if len(shown) < len(ordered):

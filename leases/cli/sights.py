@@ -1,7 +1,8 @@
 """What is known of the locks of a store while it is watched: what was last seen, and for how long it stands.
 
-Nothing here talks to the store or waits. A held record is known to keep others out for its ttl from when it was
-first seen as it is, so where only its holder's host could say when it expires, this says when at the latest.
+Nothing here talks to the store or waits. A held record is known to keep others out for its ttl from when it
+was first seen as it is, so where only its holder's host could say when it expires, this says when at the
+latest.
 """
 
 from __future__ import annotations

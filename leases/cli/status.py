@@ -25,7 +25,7 @@ may take a lock that is not renewed, and is known where the store is on this hos
 
 Of a semaphore each slot that is held is told. With --json there is one object, with the fields name, held,
 holder, token, ttl, acquired, renewed (both Unix seconds), expires_in, successor, metadata and claim; what is
-not known is null. Of a semaphore it has slots, how many there are, and taken, which has such an object for each
+not known is null. Of a semaphore it has slots, how many there are, and taken, with such an object for each
 that is held.
 
 exit codes:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import argparse
 
 _MORE: Final = """\
-For a worker that is told by its caller who leads, and wants to make sure before it obeys. Holder and token must
-both be those of the record as it stands: a holder that lost the lock and has it again has another token.
+For a worker that is told by its caller who leads, and wants to make sure before it obeys. Holder and token
+must both be those of the record as it stands: a holder that lost the lock and has it again has another token.
 When in doubt the answer is not 0.
 
 A yes is about the instant of the answer, and anything can happen after it: a resource that compares tokens

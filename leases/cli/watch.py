@@ -1,4 +1,4 @@
-"""`leases watch [NAME]`: who holds what, as it changes: a table on a terminal, else a line for each change."""
+"""`leases watch [NAME]`: who holds what, as it changes; a table on a terminal, else a line for a change."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from leases.store import Status
 
 _MORE: Final = """\
-On a terminal a table is kept up to date, until Ctrl-C. Elsewhere, or with --json, there is one JSON object a
-line: first for each lock as it is, then for each that changed, at once. It has the fields of
+On a terminal a table is kept up to date, until Ctrl-C. Elsewhere, or with --json, there is one JSON object
+a line: first for each lock as it is, then for each that changed, at once. It has the fields of
 `leases status --json`, "at", when it was seen in Unix seconds, and "stale", whether the store was silent then.
 A renewal is no change; an expiry is. A lock whose record was deleted is told as free.
 
@@ -217,7 +217,9 @@ class _Lines(_Following):
         return f"{time.strftime('%H:%M:%S')}  {describe(status, now)}\n"
 
     def falls_silent(self, trouble: Trouble) -> None:
-        complain("leases watch", f"{trouble.error}; what was last seen is stale, and the store is asked again")
+        complain(
+            "leases watch", f"{trouble.error}; what was last seen is stale, and the store is asked again"
+        )
 
     def speaks_again(self) -> None:
         complain("leases watch", "the store answers again")

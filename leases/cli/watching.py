@@ -1,4 +1,4 @@
-"""Looking at a store again and again, in a thread of its own: a store that hangs must not hold up a screen."""
+"""Looking at a store again and again, in a thread of its own: a store that hangs holds up no screen."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Looker(threading.Thread):
             except LeasesError as error:
                 failures += 1
                 self._tell(Trouble(error, time.time()))
-                rest = min(_AGAIN_LEAST * 2 ** min(failures - 1, 16), _AGAIN_MOST) * random.uniform(0.75, 1)  # noqa: S311 - it only spreads
+                rest = min(_AGAIN_LEAST * 2 ** min(failures - 1, 16), _AGAIN_MOST) * random.uniform(0.75, 1)
             except Exception as error:  # A backend is to raise no other; if one does, it is told, too.
                 self._tell(Trouble(StoreUnavailable(repr(error)), time.time()))
                 rest = _AGAIN_MOST
@@ -146,7 +146,7 @@ class Readers:
 
 
 def tell_of_readers(wake: Callable[[], object]) -> Readers:
-    """Have somebody woken when nobody reads stdout any more, which writing would show only at the next line."""
+    """Wake somebody when nobody reads stdout any more, which writing would show at the next line only."""
     readers = Readers()
     if sys.stdout is None:
         return readers
