@@ -121,7 +121,7 @@ class Command:
             os.setpgid(self.group, self.group)
 
     def go(self, variables: bytes) -> None:
-        """Become the command, with these environment variables, as of `packed`, besides the inherited ones."""
+        """Become the command, with these environment variables (see `packed`) besides the inherited ones."""
         with contextlib.suppress(BrokenPipeError):  # Somebody killed it; its status tells.
             os.write(self._order, variables + _WHOLE)
         os.close(self._order)

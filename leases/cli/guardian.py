@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from leases.cli import exits
+from leases.cli import exits, orders
 from leases.cli.cgroup import sweep
 from leases.cli.command import CannotRun, Recipe, cannot_run, packed
 from leases.cli.guarding import Post, be_guardian
-from leases.cli.orders import (
-    ALONE, ENDED, GO, GONE, LIMITS, NEVER, NUMBER, ORDER, PREPARE, READY, REPORT, SIGNAL, STOP, STOPPED, TELL, Limits,
-)  # fmt: skip
+from leases.cli.orders import NEVER, Limits
 from leases.cli.prctl import adopt_orphans
 from leases.cli.tree import group_is_gone, members, send_all, signal_group
 from leases.clock import system_clock
@@ -48,15 +46,15 @@ class Run:
 
     def hear(self, what: bytes, first: int, second: int) -> None:
         """Take in a report of the guardian."""
-        if what == READY:
+        if what == orders.READY:
             self.group = first
-        elif what == STOPPED:
+        elif what == orders.STOPPED:
             self.stops.append(first)
-        elif what == ENDED:
+        elif what == orders.ENDED:
             self.status, self._errno = first, second
-        elif what == ALONE:
+        elif what == orders.ALONE:
             self.stopped_alone = True
-        elif what == GONE:
+        elif what == orders.GONE:
             self.gone = True
 
     @property
@@ -98,21 +96,21 @@ class Guardian:
     """
 
     def __init__(self, recipe: Recipe, kill_after: float, name: str, line: Callable[[str, str], str]) -> None:
-        orders, self._orders = os.pipe()
-        reports_in, reports = os.pipe()
-        self.ear: int | None = reports_in
+        down, self._orders = os.pipe()
+        ear, up = os.pipe()
+        self.ear: int | None = ear
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                post = Post(orders, reports, (self._orders, reports_in), set(mask))
+                post = Post(down, up, (self._orders, ear), set(mask))
                 be_guardian(post, recipe, kill_after, name, line)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(orders)
-        os.close(reports)
+        os.close(down)
+        os.close(up)
         os.set_blocking(self._orders, False)
-        os.set_blocking(reports_in, False)
+        os.set_blocking(ear, False)
         self.run = Run()
         self.dead = self._dismissed = False
         self._told = Limits(NEVER, NEVER)
@@ -124,24 +122,24 @@ class Guardian:
         """Have another command ready, the one before being gone."""
         self.run = Run()
         self._told = Limits(NEVER, NEVER)
-        self._order(PREPARE)
+        self._order(orders.PREPARE)
 
     def go(self, limits: Limits, variables: Mapping[str, str]) -> None:
         """Let the command go that is ready; the guardian knows its limits first."""
         self._told = limits
-        if not self._order(GO, LIMITS.pack(*limits) + packed(variables)):
+        if not self._order(orders.GO, orders.LIMITS.pack(*limits) + packed(variables)):
             self.kill()
 
     def tell(self, limits: Limits) -> None:
         """Tell it what holds from now on. If it does not hear, we do our part alone."""
-        if limits != self._told and self._order(TELL, LIMITS.pack(*limits)):
+        if limits != self._told and self._order(orders.TELL, orders.LIMITS.pack(*limits)):
             self._told = limits
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the group. The guardian does it, who knows whose number that is."""
         if self.dead:
             self._send_all(number)
-        elif not self._order(SIGNAL, NUMBER.pack(number)) and self.run.group is not None:
+        elif not self._order(orders.SIGNAL, orders.NUMBER.pack(number)) and self.run.group is not None:
             signal_group(self.run.group, number)
 
     def stop(self) -> None:
@@ -149,7 +147,7 @@ class Guardian:
         if self.dead:
             self._send_all(signal.SIGTERM)
             self._send_all(signal.SIGCONT)
-        elif not self._order(STOP) and self.run.group is not None:
+        elif not self._order(orders.STOP) and self.run.group is not None:
             signal_group(self.run.group, signal.SIGTERM)
             signal_group(self.run.group, signal.SIGCONT)
 
@@ -190,10 +188,10 @@ class Guardian:
         if self.ear is None:
             return
         try:
-            data = os.read(self.ear, 65536 // REPORT.size * REPORT.size)
+            data = os.read(self.ear, 65536 // orders.REPORT.size * orders.REPORT.size)
         except BlockingIOError:
             return
-        for report in REPORT.iter_unpack(data):
+        for report in orders.REPORT.iter_unpack(data):
             self.run.hear(*report)
         if not data:
             os.close(self.ear)
@@ -232,7 +230,7 @@ class Guardian:
 
     def _order(self, what: bytes, more: bytes = b"") -> bool:
         """Whether it could be said: not if it is dead, or stopped for so long that its pipe is full."""
-        message = ORDER.pack(what, len(more)) + more
+        message = orders.ORDER.pack(what, len(more)) + more
         try:
             return os.write(self._orders, message) == len(message)
         except OSError:

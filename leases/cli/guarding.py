@@ -18,13 +18,10 @@ import signal
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from leases.cli import exits
+from leases.cli import exits, orders
 from leases.cli.cgroup import sweep
 from leases.cli.command import Command, Inheritance, Recipe
-from leases.cli.orders import (
-    ALONE, ENDED, GO, GONE, LIMITS, NEVER, NUMBER, PREPARE, READY, REPORT, SIGNAL, STOP, STOPPED, TELL, Limits,
-    split_orders,
-)  # fmt: skip
+from leases.cli.orders import NEVER, Limits, split_orders
 from leases.cli.prctl import adopt_orphans, name_process
 from leases.cli.tree import group_is_gone, send_all
 from leases.clock import system_clock
@@ -112,11 +109,9 @@ class _Watch:
 
     def _pause(self, now: float) -> float:
         """Seconds until something is due. Every end of a child rings, where all of them are ours."""
-        longest = _LONGEST_SLEEP
-        if now >= self._limits.kill_at or (self._stopping and not self._adopts):
-            longest = _STEP
-        elif self._command is not None and self._command.status is not None and not self._adopts:
-            longest = _STEP
+        ending = self._stopping or (self._command is not None and self._command.status is not None)
+        unheard = ending and not self._adopts
+        longest = _STEP if unheard or now >= self._limits.kill_at else _LONGEST_SLEEP
         return min(*(at - now for at in self._limits if at > now), longest, longest)
 
     # ---- by the clock ----------------------------------------------------------------------------
@@ -133,10 +128,10 @@ class _Watch:
         self._limits = Limits(NEVER, min(self._limits.kill_at, system_clock().hold + self._kill_after))
         self._did = f'{why} "{self._name}"; its command was stopped'
         self._stop()
-        self._report(ALONE)
+        self._report(orders.ALONE)
 
     def _stop(self) -> None:
-        """The group first: a leader may want to end the others in its own way, and what heard it has heard."""
+        """The group first, whose leader may want to end the others in its own way."""
         self._stopping = True
         self._tell(signal.SIGTERM)
         self._tell(signal.SIGCONT)  # What is stopped hears nothing.
@@ -162,23 +157,23 @@ class _Watch:
             self._poll.unregister(self._post.orders)
             self._go_on_alone()
             return
-        orders, self._heard = split_orders(self._heard + data)
-        for what, more in orders:
+        whole, self._heard = split_orders(self._heard + data)
+        for what, more in whole:
             self._obey(what, more)
 
     def _obey(self, what: bytes, more: bytes) -> None:
-        if what == PREPARE:
+        if what == orders.PREPARE:
             self._prepare()
-        elif what == TELL:
-            self._limit(Limits(*LIMITS.unpack(more)))
-        elif what == SIGNAL:
-            self._tell(*NUMBER.unpack(more))
-        elif what == STOP and not self._stopping:
+        elif what == orders.TELL:
+            self._limit(Limits(*orders.LIMITS.unpack(more)))
+        elif what == orders.SIGNAL:
+            self._tell(*orders.NUMBER.unpack(more))
+        elif what == orders.STOP and not self._stopping:
             self._stop()
-        elif what == GO and self._command is not None:
-            self._limits = Limits(*LIMITS.unpack_from(more))
+        elif what == orders.GO and self._command is not None:
+            self._limits = Limits(*orders.LIMITS.unpack_from(more))
             self._let_go = True
-            self._command.go(more[LIMITS.size :])
+            self._command.go(more[orders.LIMITS.size :])
 
     def _limit(self, limits: Limits) -> None:
         """What was told last holds; but who was stopped alone is not given more time."""
@@ -199,10 +194,10 @@ class _Watch:
         self._rest()
         try:
             self._command = Command(self._recipe, self._inheritance)
-            self._report(READY, self._command.group)
+            self._report(orders.READY, self._command.group)
         except OSError as error:
-            self._report(ENDED, exits.CANNOT_RUN << 8, error.errno or errno.EAGAIN)
-            self._report(GONE)
+            self._report(orders.ENDED, exits.CANNOT_RUN << 8, error.errno or errno.EAGAIN)
+            self._report(orders.GONE)
 
     def _reap(self) -> None:
         """Hear of every child that ended or stopped, be it the command's leader or an orphan."""
@@ -216,10 +211,10 @@ class _Watch:
 
     def _leader_changed(self, command: Command, status: int) -> None:
         if os.WIFSTOPPED(status):
-            self._report(STOPPED, os.WSTOPSIG(status))
+            self._report(orders.STOPPED, os.WSTOPSIG(status))
             return
         command.status = status
-        self._report(ENDED, status, command.failure())
+        self._report(orders.ENDED, status, command.failure())
         if self._stopping and self._adopts:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 send_all(os.getpid(), command.group, number, strays_only=True)
@@ -239,11 +234,11 @@ class _Watch:
             _say(self._line("stopped", self._did))
         self._command = None
         self._rest()
-        self._report(GONE)
+        self._report(orders.GONE)
 
     def _report(self, what: bytes, first: int = 0, second: int = 0) -> None:
         with contextlib.suppress(OSError):  # The holder is dead, or has not listened for very long.
-            os.write(self._post.reports, REPORT.pack(what, first, second))
+            os.write(self._post.reports, orders.REPORT.pack(what, first, second))
 
 
 def _child_bell() -> int:

@@ -42,7 +42,7 @@ def _prctl(option: int, argument: int | bytes) -> bool:
         # What ctypes is made of, at a fifth of the time that it takes to import: commands may be short.
         from _ctypes import call_function, dlopen, dlsym
 
-        library = dlopen(None, 0)
+        library = dlopen(None, 0)  # type: ignore[arg-type]  # typeshed knows no None, the program itself
         return int(call_function(dlsym(library, "prctl"), (option, argument, 0, 0, 0))) == 0
     except (ImportError, AttributeError, TypeError):
         return _by_ctypes(option, argument)
