@@ -18,7 +18,7 @@ from leases import logs
 from leases.clock import Clock, boot_id, system_clock
 from leases.errors import ConfigurationError, LeasesError, StoreError, StoreUnavailable
 from leases.keeper import Couriers, Timekeeper, keeper, renew_after_fork
-from leases.machine import Entropy, Estate, Ledger
+from leases.machine import Entropy, Estate, Ledger, Sighting
 from leases.registry import open_backend, scheme_of
 
 if TYPE_CHECKING:
@@ -278,6 +278,17 @@ class Hub:
                 queue.remains = None
                 if queue.busy is None:
                     self._forget(name, queue)
+
+    def recall(self, name: str, seen: tuple[Sighting, ...]) -> None:
+        """Let the next claim on a name go on from what another process of this host has seen there."""
+        with self._mutex:
+            if seen and name not in self._queues:
+                self._remembered.setdefault(name, Estate(sightings=seen))
+
+    def seen(self, name: str) -> tuple[Sighting, ...]:
+        """What the last claim on a name has seen there, once nothing of it is under way any more."""
+        estate = self._remembered.get(name)
+        return () if estate is None else estate.sightings
 
     def left_free(self, name: str) -> bool:
         """Whether the last of this process has left the lock free, as far as is remembered."""

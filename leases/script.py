@@ -197,6 +197,7 @@ def releasing(
     here: bool,
     patience: float | None = None,
     successor: str | None = None,
+    linger: float | None = None,
 ) -> Generator[Wait, None, None]:
     """Release, the work being stopped: to the next of this process, or in the store by one attempt.
 
@@ -206,10 +207,11 @@ def releasing(
         here: whether who runs this talks to the store too.
         patience: seconds after which the rest goes on in the background; by default the store's time-outs.
         successor: the holder for whom it is freed, be he of this process or not; others hold back.
+        linger: seconds for which everybody is kept out yet, the next of this process too.
     """
     try:
         if not tenure.gone:
-            yield from _release(tenure, ring, here, patience, successor)
+            yield from _release(tenure, ring, here, patience, successor, linger)
     except BaseException:
         tenure.abandon()
         raise
@@ -221,13 +223,15 @@ def _release(
     here: bool,
     patience: float | None,
     successor: str | None,
+    linger: float | None,
 ) -> Generator[Wait, None, None]:
     hub, name = tenure.hub, tenure.name
-    if (successor is None or hub.put_first(name, successor)) and hub.hand_over(name, tenure.ticket, tenure):
+    first = linger is None and (successor is None or hub.put_first(name, successor))
+    if first and hub.hand_over(name, tenure.ticket, tenure):
         return tenure.done()
     machine, clock = tenure.machine, tenure.hub.clock
     tenure.changed = ring
-    tenure.release(here=here, successor=successor)
+    tenure.release(here=here, successor=successor, linger=linger)
     until = None if patience is None else clock().wait + patience
     while True:
         tenure.work_off(until)

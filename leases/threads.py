@@ -52,10 +52,13 @@ def acquire(
     return run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
 
 
-def release(tenure: Tenure, patience: float | None = None, successor: str | None = None) -> None:
+def release(
+    tenure: Tenure, patience: float | None = None, successor: str | None = None, linger: float | None = None
+) -> None:
     """Release, the work being stopped; the record may last for its ttl if that takes too many seconds."""
     bell = Bell()
-    run(releasing(tenure, bell.ring, here=True, patience=patience, successor=successor), bell)
+    script = releasing(tenure, bell.ring, here=True, patience=patience, successor=successor, linger=linger)
+    run(script, bell)
 
 
 def run(script: Generator[Wait, None, T], bell: Bell) -> T:
