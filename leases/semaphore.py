@@ -16,9 +16,11 @@ from leases.acquirable import Default
 from leases.choice import Choice, acquiring
 from leases.errors import ConfigurationError
 from leases.hub import Ticket
+from leases.identity import default_holder
 from leases.lease import Lease, OnLost, Semantics, Timeout, Word
 from leases.lock import Connected, Fence, Lock, Place, Ringing, check_fences, sealer
 from leases.record import NAME_BYTES, RESERVED, check_metadata, check_name
+from leases.tenure import Wish
 from leases.terms import Terms
 
 if TYPE_CHECKING:
@@ -115,6 +117,13 @@ class Semaphore(Lock):
             raise ConfigurationError(f"slot {slot!r} is not one of 0 to {self.slots - 1}; name one that is")
         return _name(self.name, slot)
 
+    def choice(self, hub: Hub, ticket: Ticket) -> Choice:
+        """One acquisition of a slot, for a driver of its own, which is rung by the ticket."""
+        holder = self._holder if self._holder is not None else default_holder()
+        wish = Wish(self.name, holder, self.terms, self._metadata)
+        wishes = [wish._replace(name=_name(self.name, slot)) for slot in self._order(hub)]
+        return Choice(hub, self.name, wishes, ticket, self._refuse)
+
     # ---- inside: how a lock's acquisition is done here ---------------------------------------------
 
     def _place(self, bell: Ringing, me: object) -> Place:
@@ -150,9 +159,8 @@ class Semaphore(Lock):
 
     def _choice(self, place: Place, timeout: Timeout | Default) -> tuple[Choice, Timeout]:
         assert isinstance(place, _Chosen)
-        hub, wish, allowed = self._plan(place, timeout)
-        wishes = [wish._replace(name=_name(self.name, slot)) for slot in self._order(hub)]
-        place.choice = Choice(hub, self.name, wishes, place.ticket, self._refuse)
+        hub, _, allowed = self._plan(place, timeout)
+        place.choice = self.choice(hub, place.ticket)
         return place.choice, allowed
 
     def _order(self, hub: Hub) -> list[int]:

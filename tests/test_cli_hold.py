@@ -262,9 +262,9 @@ def test_json_of_a_run(shop: Shop) -> None:
     """With --json every line on stderr is an object, and the last one has the exit code."""
     done = shop.run("hold", "job", "--json", "-c", "echo out; exit 3")
     events = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [event["event"] for event in events] == ["acquired", "released", "exit"]
+    assert [event["event"] for event in events] == ["acquired", "ended", "released", "exit"]
     assert all(event["message"] for event in events)
-    assert events[0]["token"] > 0 and events[-1]["code"] == 3 == done.returncode
+    assert events[0]["token"] > 0 and events[1]["code"] == events[-1]["code"] == 3 == done.returncode
     assert done.stdout == "out\n"
 
 

@@ -21,8 +21,9 @@ from stores import Site
 
 OPTIONS = (
     "-n", "--nonblock", "-w", "--wait", "--timeout", "-E", "--conflict-exit-code", "--lost-exit-code",
-    "--skip", "--ttl", "--kill-after", "-c", "--command", "--shell", "--no-stdin", "--holder", "--meta",
-    "--backend", "--json", "--verbose", "-F", "--no-fork",
+    "--skip", "--ttl", "--kill-after", "--at-least-for", "--at-most-for", "--restart", "--slots", "-c",
+    "--command", "--shell", "--no-stdin", "--holder", "--meta", "--status-fd", "--backend", "--json",
+    "--verbose", "-F", "--no-fork",
 )  # fmt: skip
 
 

@@ -27,6 +27,16 @@ OVERTIME: Final = 124  # as of timeout(1)
 CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 SIGNALLED: Final = 128  # plus the number of the signal
+UNREAD: Final = 141  # as if SIGPIPE had ended it
+
+# What a last word calls an end that one of these codes tells.
+OUTCOMES: Final = {
+    USAGE: "usage",
+    UNAVAILABLE: "unavailable",
+    LOST: "lost",
+    CONFLICT: "conflict",
+    REFUSED: "refused",
+}
 
 
 def code_of(error: LeasesError) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from leases.cli import exits
 from leases.cli.command import CannotRun
@@ -13,6 +13,9 @@ from leases.cli.options import UsageError, add_store, duration, exit_code, pair
 from leases.cli.plan import plan_of
 from leases.cli.waiting import Signalled, leave_if_stuck
 from leases.errors import AcquireTimeout, LeasesError
+
+if TYPE_CHECKING:
+    from leases.cli.lastword import Witness
 
 TAKES_COMMAND: Final = True
 
@@ -78,10 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from SIGTERM to SIGKILL; default 5, or less for a short ttl",
     )  # fmt: skip
     add(
+        "--at-least-for", type=duration, default=0.0, metavar="SECS",
+        help="keep the lock for so long from its acquisition, even if the command ends sooner, in any way",
+    )  # fmt: skip
+    add(
         "--at-most-for", type=duration, metavar="SECS",
         help="stop the command when it has run for so long; the exit code is 124 then",
     )  # fmt: skip
     add("--restart", action="store_true", help="take part again after a loss, for ever; see below")
+    add("--slots", type=_slots, metavar="N", help="one of N slots, so that N may hold it at a time")
     add("-c", "--command", dest="line", metavar="STRING", help="a line for the shell, instead of -- COMMAND")
     add("--shell", action="store_true", help="give COMMAND to the shell, joined by spaces")
     add("--no-stdin", action="store_true", help="let the command read nothing, and leave it no terminal")
@@ -90,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add("--json", action="store_true", help="say everything on stderr, as JSON; see below")
     add("--verbose", action="store_true", help="say also what is no trouble")
+    add("--status-fd", type=_descriptor, metavar="N", help="write a last word there; see below")
     add("-F", "--no-fork", action=_Refuse, nargs=0, help="refused: the renewer has to live")
 
 
@@ -102,40 +111,84 @@ class _Refuse(argparse.Action):
         )
 
 
+def _slots(text: str) -> int:
+    from leases.semaphore import SLOTS_MOST
+
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= SLOTS_MOST):
+        raise argparse.ArgumentTypeError(
+            f'"{text}" is not a number of slots; write a whole number from 1 to {SLOTS_MOST}'
+        )
+    return int(text)
+
+
+def _descriptor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a file descriptor; write a number such as 3')
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Acquire, run, release; the exit code."""
-    console = Console(as_json=args.json, verbose=args.verbose)
+    witness = _witness(args)
+    console = witness or Console(as_json=args.json, verbose=args.verbose)
+    outcome = "done"
     try:
         plan = plan_of(args)
         code = hold_and_run(plan, console) if plan.words else hold_until_signal(plan, console)
     except AcquireTimeout as error:
-        code = _conflict(error, args, console)
+        code, outcome = _conflict(error, args, console), "conflict"
     except CannotRun as error:
-        code = error.code
+        code, outcome = error.code, "unrunnable"
         console.say("error", str(error))
     except Signalled as error:
-        code = error.code
+        code, outcome = error.code, "signalled"
     except LeasesError as error:
         code = exits.code_of(error)
+        outcome = exits.OUTCOMES.get(code, "unavailable")
         console.say("error", str(error))
     except BrokenPipeError:
+        if witness is not None:
+            witness.end("signalled", exits.UNREAD)
         raise
     except OSError as error:
-        code = exits.CANNOT_RUN
+        code, outcome = exits.CANNOT_RUN, "unrunnable"
         console.say("error", f"the system has no process or descriptor left: {error}; look at: ulimit -a")
     if args.json:
         console.say("exit", f"exit code {code}", code=code)
+    if witness is not None:
+        witness.end(outcome, code)
+    console.finish()
     leave_if_stuck(code)
     return code
 
 
+def _witness(args: argparse.Namespace) -> Witness | None:
+    """What remembers all that is said, for the last word; None where none is wanted."""
+    if args.status_fd is None:
+        return None
+    from leases.cli.lastword import Witness
+
+    return Witness(args.status_fd, as_json=args.json, verbose=args.verbose)
+
+
 def _conflict(error: AcquireTimeout, args: argparse.Namespace, console: Console) -> int:
     """Another holds it: say so, unless that is success."""
-    who = "" if error.holder is None else f" is held by {error.holder}"
     lasts = "" if error.remaining is None else f" for up to another {span(error.remaining)}"
-    text = f'lock "{error.name}"{who}{lasts}' if who else f'lock "{error.name}" was not acquired in time'
+    if error.holder is None:
+        text = f'lock "{error.name}" was not acquired in time'
+    elif args.slots is None:
+        text = f'lock "{error.name}" is held by {error.holder}{lasts}'
+    else:
+        text = f'all slots of "{error.name}" ({args.slots}) are held, by {error.holder}{lasts}'
     tell = console.note if args.skip else console.say
     advice = "use -w SECS to wait" if error.timeout <= 0 else "use a larger -w to wait for longer"
+    why = getattr(error, "__notes__", None)
+    if why and error.timeout < args.ttl:
+        advice += (
+            "; without it a dead holder cannot be recognised here, as what was seen cannot be kept for "
+            f"the next try: {why[0]}"
+        )
     facts = {"name": error.name, "holder": error.holder, "remaining": error.remaining}
+    facts |= {"remembered": not why}
     tell("conflict", f"{text}; {'skipped' if args.skip else advice}", **facts)
     return exits.OK if args.skip else int(args.conflict_exit_code)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from leases.cli import exits
 from leases.cli.command import Recipe, find
-from leases.cli.console import Console, print_out, span
-from leases.cli.guardian import Guardian
+from leases.cli.console import Console, OutputFailed, span
+from leases.cli.guardian import Guardian, Run
 from leases.cli.signals import ENDING, Signals, prepare_process
 from leases.cli.supervisor import Supervisor, loss_of
 from leases.cli.terminal import Terminal
+from leases.cli.voice import Voice
 from leases.cli.waiting import acquire
 from leases.registry import VARIABLE
 
@@ -60,7 +62,9 @@ def _run_under(
     failure = None if lost else run.failure
     if failure is not None:
         console.say("error", str(failure))
-    _release(holding, console, lost=lost)
+    else:
+        _note_end(run, console)
+    _release(holding, console, lost=lost, idle=failure is not None)
     if lost:
         again = plan.restart and supervisor.quit is None and not guardian.dead
         return None if again else plan.lost
@@ -72,12 +76,24 @@ def _run_under(
 def _variables(holding: Holding) -> dict[str, str]:
     """What the command finds in its environment, in the place of what stood there."""
     lease = holding.lease
-    return {
+    variables = {
         "LEASES_NAME": lease.name,
         "LEASES_TOKEN": str(lease.token),
         "LEASES_HOLDER": lease.holder,
         VARIABLE: holding.url,
     }
+    if holding.slot is not None or "LEASES_SLOT" in os.environ:  # Which may be that of an outer one.
+        variables["LEASES_SLOT"] = "" if holding.slot is None else str(holding.slot)
+    return variables
+
+
+def _note_end(run: Run, console: Console) -> None:
+    code = run.code
+    if run.killed:
+        number = code - exits.SIGNALLED
+        console.note("ended", f"the command was ended by signal {number}", code=code, signal=number)
+    else:
+        console.note("ended", f"the command has ended with code {code}", code=code, signal=None)
 
 
 # ---- without one ---------------------------------------------------------------------------------
@@ -91,8 +107,10 @@ def hold_until_signal(plan: Plan, console: Console) -> int:
     lost = False
     try:
         _note_acquired(holding, console)
-        _print_lease(holding, console)
+        printed = _print_lease(holding, console, signals)
         while holding.lease.held:
+            if printed is not None and printed.trouble is not None:
+                raise _failed(printed.trouble)
             if any(number in ENDING for number in signals.wait(min(holding.lease.remaining, 0.5))):
                 break
         lost = _say_if_lost(holding.lease, console)
@@ -101,17 +119,21 @@ def hold_until_signal(plan: Plan, console: Console) -> int:
     return plan.lost if lost else exits.OK
 
 
-def _print_lease(holding: Holding, console: Console) -> None:
-    """One line on stdout: for people on a terminal, else JSON.
-
-    Raises:
-        BrokenPipeError: nobody reads it.
-    """
-    if sys.stdout is not None and sys.stdout.isatty() and not console.as_json:
+def _print_lease(holding: Holding, console: Console, signals: Signals) -> Voice | None:
+    """One line on stdout: for people on a terminal, else JSON. Who prints it tells if it cannot be."""
+    if sys.stdout is None:  # The caller had closed it.
+        return None
+    voice = Voice(sys.stdout, signals.wake)
+    if sys.stdout.isatty() and not console.as_json:
         lease = holding.lease
-        print_out(f'holding "{lease.name}" as {lease.holder}, token {lease.token}, until a signal (Ctrl-C)\n')
+        voice.say(f'holding "{lease.name}" as {lease.holder}, token {lease.token}, until a signal (Ctrl-C)\n')
     else:
-        print_out(json.dumps(_facts(holding)) + "\n")
+        voice.say(json.dumps(_facts(holding)) + "\n")
+    return voice
+
+
+def _failed(error: OSError) -> OSError:
+    return error if isinstance(error, BrokenPipeError) else OutputFailed(error.errno, error.strerror)
 
 
 # ---- both ----------------------------------------------------------------------------------------
@@ -123,6 +145,7 @@ def _facts(holding: Holding) -> dict[str, Any]:
         "name": lease.name,
         "holder": lease.holder,
         "token": lease.token,
+        "slot": holding.slot,
         "ttl": holding.ttl,
         "remaining": round(lease.remaining, 3),
         "url": holding.url,
@@ -143,11 +166,29 @@ def _say_if_lost(lease: Lease, console: Console) -> bool:
     return loss is not None
 
 
-def _release(holding: Holding, console: Console, *, lost: bool) -> None:
-    """Release in bounded time. What failed is a warning: the work is done."""
+def _release(holding: Holding, console: Console, *, lost: bool, idle: bool = False) -> None:
+    """Release in bounded time. What failed is a warning: the work is done.
+
+    Args:
+        holding: what is held.
+        console: where to say so.
+        lost: it was lost, so it is not ours to keep.
+        idle: no work was done under it, so there is no reason to keep it.
+    """
     name = holding.lease.name
-    if holding.release(RELEASE_SECONDS):
-        console.note("released", f'released "{name}"', name=name)
+    keep = 0.0 if lost or idle else holding.owed
+    if holding.release(RELEASE_SECONDS, keep=keep):
+        if keep:
+            console.note("kept", f'kept "{name}" for another {span(keep)}', name=name, seconds=round(keep, 3))
+        else:
+            console.note("released", f'released "{name}"', name=name)
+    elif keep:
+        console.say(
+            "unconfirmed",
+            f'the store did not confirm that "{name}" is kept for another {span(keep)}; it may be free '
+            f"{span(holding.ttl)} from now",
+            name=name,
+        )
     elif not lost:
         console.say(
             "unconfirmed",

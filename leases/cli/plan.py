@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leases.cli.command import SHELL
 from leases.cli.options import UsageError
+from leases.cli.search import Want, semaphore_of
 from leases.cli.supervisor import Grace
-from leases.cli.waiting import Want
 from leases.errors import ConfigurationError
 from leases.identity import default_holder
-from leases.record import check_holder, check_metadata, check_name
+from leases.record import TTL_MOST, check_holder, check_metadata, check_name
 from leases.registry import scheme_of, store_url
 from leases.terms import Terms
 
@@ -55,7 +55,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
     terms = Terms(args.ttl)
     holder = default_holder() if args.holder is None else check_holder(args.holder)
     timeout = 0.0 if args.nonblock or (args.skip and args.wait is None) else args.wait
-    want = Want(url, check_name(args.name), holder, terms, check_metadata(dict(args.meta)), timeout)
+    want = Want(
+        url, check_name(args.name), holder, terms, check_metadata(dict(args.meta)), timeout,
+        args.slots, _at_least(args),
+    )  # fmt: skip
+    if args.slots is not None:
+        semaphore_of(want)
     words = _words(args)
     if not words and (args.at_most_for is not None or args.restart):
         option = "--restart" if args.restart else "--at-most-for"
@@ -63,6 +68,16 @@ def plan_of(args: argparse.Namespace) -> Plan:
     grace = _grace(terms, args.kill_after)
     at_most, stdin = args.at_most_for, not args.no_stdin
     return Plan(want, words, grace, args.lost_exit_code, stdin, at_most, args.restart)
+
+
+def _at_least(args: argparse.Namespace) -> float:
+    """For how long the lock is to be kept, from its acquisition on."""
+    least: float = args.at_least_for
+    if least > TTL_MOST:
+        raise UsageError(
+            f"--at-least-for {least:g} s is over the {TTL_MOST:.0f} s that a record can last; choose less"
+        )
+    return least
 
 
 def _words(args: argparse.Namespace) -> list[str]:

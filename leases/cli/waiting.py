@@ -6,55 +6,31 @@ import contextlib
 import os
 import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from leases.cli import exits
-from leases.cli.console import span
+from leases.cli.display import Display
+from leases.cli.search import Search, Want, search
 from leases.cli.signals import ENDING
 from leases.clock import system_clock
-from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
+from leases.errors import AcquireTimeout
+from leases.hub import Hub, check_least_ttl, shared_hub
 from leases.lease import Lease
 from leases.machine import Phase
-from leases.script import acquiring
-from leases.tenure import Tenure, Wish
-from leases.threads import Bell
+from leases.record import TTL_LEAST
+from leases.threads import Bell, release
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator
 
     from leases.cli.console import Console
     from leases.cli.signals import Signals
-    from leases.contract import Slot
-    from leases.record import Claim
-    from leases.terms import Terms
+    from leases.script import Wait
+    from leases.tenure import Tenure
 
 GIVE_UP_SECONDS: Final = 5.0  # for the store's last answer, after a signal
 _ACQUIRE: Final = "leases-acquire"
 _RELEASE: Final = "leases-release"
-_SHOW_AFTER: Final = 0.3  # who waits for less need not be told for whom
-_SHOW_EVERY: Final = 1.0
-_TROUBLE_AFTER: Final = 5.0  # a store that is busy for less need not be spoken of
-
-
-class Want(NamedTuple):
-    """What is to be acquired, checked as far as that is possible without the store.
-
-    Attributes:
-        url: the store.
-        name: the lock.
-        holder: who is to hold it.
-        terms: the durations.
-        metadata: what others are to see.
-        timeout: seconds to wait in all; None for ever, 0 not at all.
-    """
-
-    url: str
-    name: str
-    holder: str
-    terms: Terms
-    metadata: Mapping[str, str]
-    timeout: float | None
 
 
 class Signalled(Exception):
@@ -74,30 +50,48 @@ class Holding:
 
     Attributes:
         lease: the lease.
+        slot: the number of the slot that it is on; None where a lock was sought.
         url: the store, without secrets.
         ttl: seconds that its record lasts.
     """
 
-    def __init__(self, tenure: Tenure) -> None:
+    def __init__(self, tenure: Tenure, want: Want) -> None:
         self._tenure = tenure
         self._confirmed = False
-        self.lease = Lease(tenure)
+        self.slot: int | None = None
+        if want.slots is None:
+            self.lease = Lease(tenure)
+        else:
+            from leases.semaphore import SlotLease
+
+            self.lease = SlotLease(tenure)
+            self.slot = self.lease.slot
         self.url = tenure.hub.backend.identity
         self.ttl = tenure.machine.terms.ttl
+        self._keep_until = tenure.hub.clock().hold + want.at_least
 
-    def release(self, seconds: float) -> bool:
+    @property
+    def owed(self) -> float:
+        """Seconds for which it is to be kept yet, as the store can keep it; 0 where it may be free."""
+        left = self._keep_until - self._tenure.hub.clock().hold
+        return max(left, self._tenure.hub.backend.traits.least_ttl, TTL_LEAST) if left > 0 else 0.0
+
+    def release(self, seconds: float, *, keep: float = 0.0) -> bool:
         """Free the lock and let go of the store, the work being stopped; whether the store has confirmed it.
 
         Args:
             seconds: how long to wait, whatever the store does. After a loss, too, what may still be under way
                 is freed.
+            keep: leave a last record that keeps everybody out for so many seconds; 0 for none.
         """
-        thread = threading.Thread(target=self._let_go, name=_RELEASE, daemon=True)
+        thread = threading.Thread(target=self._let_go, args=(keep,), name=_RELEASE, daemon=True)
         thread.start()
         thread.join(seconds)
         return not thread.is_alive() and self._confirmed
 
-    def _let_go(self) -> None:
+    def _let_go(self, keep: float) -> None:
+        if keep > 0:
+            release(self._tenure, linger=keep)
         self.lease.release()
         self._confirmed = self._tenure.machine.phase is Phase.DONE
         self._tenure.hub.close()
@@ -111,7 +105,7 @@ def acquire(want: Want, signals: Signals, console: Console) -> Holding:
         LeasesError: as `leases.lock.Lock.acquire` does.
     """
     attempt = Attempt(want, signals)
-    display = _Display(attempt, console)
+    display = Display(want, attempt.claims, console)
     attempt.start()
     while not attempt.done:
         for number in signals.wait(display.pause()):
@@ -155,7 +149,8 @@ class Attempt(threading.Thread):
         super().__init__(name=_ACQUIRE, daemon=True)
         self._want, self._signals = want, signals
         self._bell = Bell()
-        self._ticket = Ticket(self._bell.ring)
+        self._hub: Hub | None = None
+        self._search: Search | None = None
         self._given_up = False
         self.done = False
         self.tenure: Tenure | None = None
@@ -174,29 +169,53 @@ class Attempt(threading.Thread):
         if self.tenure is None:
             return None
         self.tenure.changed = self._signals.wake
-        return Holding(self.tenure)
+        return Holding(self.tenure, self._want)
 
     def give_up(self) -> None:
         """Seek no more, once the store has answered what it was last asked; it may be acquired by then."""
         self._given_up = True
         self._bell.ring()
 
-    @property
-    def claim(self) -> Tenure | None:
-        """The claim under way, once there is one."""
-        claim = self._ticket.member
-        return claim if isinstance(claim, Tenure) else None
+    def claims(self) -> list[Tenure]:
+        """The claims under way, once there are any."""
+        return [] if self._search is None else self._search.claims()
 
     def settled(self) -> bool:
         """Whether nothing of it is under way any more, once it is done without success."""
-        return self.claim is None or self.claim.machine.phase is Phase.DONE
+        return self._hub is None or not self._hub.members
 
     def _acquire(self) -> Tenure | None:
         want = self._want
-        hub = shared_hub(want.url, Hub.pin)
+        hub = self._hub = shared_hub(want.url, Hub.pin)
         check_least_ttl(hub, want.terms.ttl)
-        wish = Wish(want.name, want.holder, want.terms, want.metadata)
-        script = acquiring(hub, wish, want.timeout, self._ticket, here=True)
+        self._search = search(hub, want, self._bell.ring)
+        if hub.backend.traits.local:
+            return self._drive(self._search.script)
+        return self._drive_with_memory(hub, self._search)
+
+    def _drive_with_memory(self, hub: Hub, search: Search) -> Tenure | None:
+        """Go on from what earlier tries have seen; leaving without the lock, keep what this one has."""
+        from leases.cli.recall import CannotKeep, Memory
+
+        memory = Memory(hub, search.names)
+        memory.recall()
+        tenure: Tenure | None = None
+        try:
+            tenure = self._drive(search.script)
+        except AcquireTimeout as error:
+            try:
+                memory.remember()
+            except CannotKeep as why:
+                error.add_note(str(why))
+            raise
+        if tenure is None:
+            with contextlib.suppress(CannotKeep):
+                memory.remember()
+        else:
+            memory.forget()
+        return tenure
+
+    def _drive(self, script: Generator[Wait, None, Tenure]) -> Tenure | None:
         try:
             while not self._given_up:
                 wait = next(script)
@@ -229,47 +248,3 @@ def _settled(attempt: Attempt) -> bool:
         holding.release(GIVE_UP_SECONDS)
         return True
     return attempt.settled()
-
-
-class _Display:
-    """For whom it is waited, on a terminal in place, elsewhere a line for every change if that is wanted."""
-
-    def __init__(self, attempt: Attempt, console: Console) -> None:
-        self._attempt, self._console = attempt, console
-        self._began = system_clock().wait
-        self._due = self._began + _SHOW_AFTER
-        self._noted: object = None
-
-    def pause(self) -> float:
-        """Seconds until the next look."""
-        return max(self._due - system_clock().wait, 0.0)
-
-    def turn(self) -> None:
-        """Look, if it is time for it. The store is not asked: who acquires has seen the same."""
-        now = system_clock().wait
-        claim = self._attempt.claim
-        if now < self._due or claim is None:
-            return
-        self._due = now + _SHOW_EVERY
-        slot, trouble = claim.machine.blocker, claim.machine.trouble
-        if slot is not None and slot.claim is not None and slot.held:
-            self._show_holder(slot, slot.claim)
-        elif trouble is not None:
-            self._show_trouble(trouble, now)
-
-    def _show_holder(self, slot: Slot, claim: Claim) -> None:
-        since = f" for {span(time.time() - claim.acquired)}" if claim.acquired else ""
-        text = f'waiting for "{slot.name}", held by {claim.holder or "nobody, because it was broken"}{since}'
-        if self._noted != claim.id:
-            self._noted = claim.id
-            facts = {"holder": claim.holder, "token": slot.token, "since": claim.acquired}
-            self._console.note("waiting", text, name=slot.name, **facts)
-        self._console.show(text)
-
-    def _show_trouble(self, trouble: Exception, now: float) -> None:
-        """Said once to everybody, because it may never end."""
-        text = f"waiting for the store: {trouble}"
-        if self._noted is not trouble.__class__ and now >= self._began + _TROUBLE_AFTER:
-            self._noted = trouble.__class__
-            self._console.say("trouble", text)
-        self._console.show(text)
