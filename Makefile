@@ -18,7 +18,7 @@ TWO := -n 2 --dist worksteal
 OURS = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 NEWEST = $(lastword $(filter-out $(OURS),$(OTHERS)))
 
-.PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture bench clean
+.PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture man bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -49,6 +49,7 @@ pyright:
 servers: venv  ## get the servers of the tests: built once, some ten minutes on two cores
 	@PYTHONPATH=tests $(BIN)/python -m servers.get
 	@PYTHONPATH=tests $(BIN)/python -m servers.clientgo
+	@PYTHONPATH=tests $(BIN)/python -m shells
 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
 	$(BIN)/python -m pytest -m "not slow" $(THREE) $(PYTEST_ARGS)
@@ -92,6 +93,9 @@ simulate: venv  ## run the protocol against a store and a network that misbehave
 
 picture: venv  ## draw docs/timeline.svg, the picture in the README, anew
 	$(BIN)/python examples/draw_a_scene.py docs/timeline.svg
+
+man: venv  ## make docs/leases.1, the manual page, from the parsers anew
+	$(BIN)/python -m leases.cli.manual > docs/leases.1
 
 bench: $(VENV)/.bench  ## what things cost on this machine
 	@for file in benchmarks/*.py; do \

@@ -48,12 +48,14 @@ class Option(NamedTuple):
         typed: the same as help shows it, with its value.
         help: what help says of it.
         value: what follows it; None where nothing does.
+        required: the command makes no sense without it.
     """
 
     names: Sequence[str]
     typed: str
     help: str
     value: Word | None
+    required: bool = False
 
 
 class Shape(NamedTuple):
@@ -78,9 +80,11 @@ class Shape(NamedTuple):
     @property
     def usage(self) -> str:
         """How it is typed."""
-        words = " ".join(f"[{word.shown}]" if word.optional else word.shown for word in self.words)
-        more = " [-- COMMAND [ARGUMENT...]]" if self.takes_command else ""
-        return f"leases {self.name} {f'{words} ' if words else ''}[options]{more}"
+        words = [f"[{word.shown}]" if word.optional else word.shown for word in self.words]
+        words += [option.typed for option in self.options if option.required]
+        words += ["[options]"] if self.options else []
+        words += ["[-- COMMAND [ARGUMENT...]]"] if self.takes_command else []
+        return " ".join(["leases", self.name, *words])
 
 
 def shape_of(name: str, summary: str, module: ModuleType) -> Shape:
@@ -98,7 +102,8 @@ def shape_of(name: str, summary: str, module: ModuleType) -> Shape:
             words.append(_word(action, help_text))
             continue
         value = None if action.nargs == 0 else _word(action, help_text)
-        options.append(Option(tuple(action.option_strings), invocation(action), help_text, value))
+        names = tuple(action.option_strings)
+        options.append(Option(names, invocation(action), help_text, value, action.required))
     return Shape(name, summary, options, words, parser.takes_command, parser.epilog or "")
 
 

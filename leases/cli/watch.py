@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MORE: Final = """\
 On a terminal a table is kept up to date, until Ctrl-C. Elsewhere, or with --json, there is one JSON object
 a line: first for each lock as it is, then for each that changed, at once. It has the fields of
-`leases status --json`, "at", when it was seen in Unix seconds, and "stale", whether the store was silent then.
+`leases status --json`, "at", when it was seen in Unix seconds, and "stale", whether the store was silent.
 A renewal is no change; an expiry is. A lock whose record was deleted is told as free.
 
 "expires in" counts until others may have a lock that is not renewed: where the store is not on this host, at

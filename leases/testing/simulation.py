@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import signal
 import sys
@@ -22,8 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from leases.errors import ConfigurationError
 from leases.machine import Machine
 from leases.terms import Terms
 from leases.testing.bid import NEVER, Bid
@@ -290,8 +292,29 @@ def _block(seeds: range, kind: Kind | None) -> Totals:
 # ---- the command line ------------------------------------------------------------------------------
 
 
+_MORE: Final = """\
+Each seed is one run: a store, a fleet and a set of faults are drawn from it, and every step is judged by the
+promises of the protocol. Then all faults end, and somebody must hold soon. The same seed is the same run, to
+the last bit, on every machine.
+
+With --json there is one object: what happened in how many runs, and each violation with its seed, its rule and
+its message; with --seed it is what the run was, its digest, and its violation or null.
+
+exit codes:
+   0  every promise was kept
+   1  one was broken, and the seed is told
+  64  the words on the command line make no sense
+
+examples:
+  leases simulate --seeds 2000
+  leases simulate --seed 4711 --trace --svg run.svg    one run, step by step, and a drawing of it
+  leases simulate --kind etcd --json | jq .takeovers
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the simulator can be asked."""
+    parser.epilog = _MORE
     parser.add_argument(
         "--seeds", type=int, default=20_000, metavar="N", help="how many to run (default 20000)"
     )
@@ -301,6 +324,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="with --seed: draw its timeline")
     parser.add_argument("--kind", choices=[kind.value for kind in Kind], help="the store's rules")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -308,10 +332,13 @@ def run(args: argparse.Namespace) -> int:
     kind = None if args.kind is None else Kind(args.kind)
     if args.seed is not None:
         seed = int(args.seed) if args.seed.lstrip("-").isdigit() else args.seed
-        return _run_one(seed, kind, args.trace, args.svg)
+        return _run_one(seed, kind, args)
     began = time.perf_counter()
     totals = sweep_on(args.jobs, range(args.start, args.start + args.seeds), kind=kind)
     took = time.perf_counter() - began
+    if args.json:
+        print(json.dumps({**_facts(totals), "seeds_per_second": round(totals.seeds / took, 1)}))
+        return 1 if totals.violations else 0
     for violation in totals.violations[:_SHOWN]:
         print(violation)
     print(f"{totals}; {totals.seeds / took:.0f} seeds/s")
@@ -321,7 +348,23 @@ def run(args: argparse.Namespace) -> int:
     return 1 if totals.violations else 0
 
 
-def _run_one(seed: int | str, kind: Kind | None, trace: bool, svg: Path | None) -> int:
+def _facts(totals: Totals) -> dict[str, Any]:
+    """The totals for JSON."""
+    counts = {each.name: getattr(totals, each.name) for each in fields(totals)}
+    return {**counts, "violations": [_violation(violation) for violation in totals.violations]}
+
+
+def _violation(violation: Violation) -> dict[str, Any]:
+    return {
+        "seed": violation.seed,
+        "rule": violation.rule,
+        "step": violation.step,
+        "at": violation.at,
+        "message": violation.why,
+    }
+
+
+def _run_one(seed: int | str, kind: Kind | None, args: argparse.Namespace) -> int:
     plan = prepare(seed, kind=kind, watched=True)
     broken = None
     try:
@@ -329,14 +372,26 @@ def _run_one(seed: int | str, kind: Kind | None, trace: bool, svg: Path | None) 
     except Violation as violation:
         broken = violation
     world = plan.scene.world
-    for mark in (world.marks or ()) if trace else broken.tail if broken is not None else ():
+    if args.svg is not None:
+        _write(args.svg, picture(plan))
+    if args.json:
+        found = None if broken is None else _violation(broken)
+        facts = {"seed": seed, "run": describe(plan), "digest": world.digest(), "violation": found}
+        print(json.dumps(facts))
+        return 0 if broken is None else 1
+    for mark in (world.marks or ()) if args.trace else broken.tail if broken is not None else ():
         print(mark)
     print(f"seed {seed}: {describe(plan)}; digest {world.digest()}")
-    if svg is not None:
-        svg.write_text(picture(plan), encoding="utf-8")
     if broken is not None:
         print(broken)
     return 0 if broken is None else 1
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}; name another file") from error
 
 
 def picture(plan: Plan) -> str:
