@@ -13,14 +13,15 @@ from leases.cli.shape import shapes
 if TYPE_CHECKING:
     from leases.cli.shape import Option, Shape
 
-_DESCRIPTION: Final = (
-    "Locks and leader election on leases, over a store that is already there: etcd, ZooKeeper, Consul, "
-    "Kubernetes, or a SQLite file for the processes of one host. Whoever holds a lock renews its record in the "
-    "store before its time to live is over; when its holder dies, others can have the lock soon after that.",
-    "Results are on stdout, without colours and tricks where it is no terminal; everything else is on stderr. "
-    "With --json results are JSON: one object, or one object a line. What went wrong is told in one line on "
-    "stderr, and by the exit code.",
-)
+_DESCRIPTION: Final = """\
+Locks and leader election on leases, over a store that is already there: etcd, ZooKeeper, Consul, Kubernetes,
+or a SQLite file for the processes of one host. Whoever holds a lock renews its record in the store before its
+time to live is over; when its holder dies, others can have the lock soon after that.
+
+Results are on stdout, without colours and tricks where it is no terminal; everything else is on stderr. With
+--json results are JSON: one object, or one object a line. What went wrong is told in one line on stderr, and
+by the exit code.
+"""
 _STATUS: Final = (
     ("0", "success, or yes"),
     ("1", "no, of `leases validate`; a promise was broken, of `leases simulate`"),
@@ -59,8 +60,8 @@ def _lines(version: str, commands: Sequence[Shape]) -> Iterator[str]:
     for shape in commands:
         yield from (".HP", _bold(shape.usage, keep=2))
     yield ".SH DESCRIPTION"
-    for text in _DESCRIPTION:
-        yield from _paragraph(text)
+    for block in parse(_DESCRIPTION):
+        yield from _block(block)
     yield ".SH COMMANDS"
     for shape in commands:
         yield from _command(shape)
@@ -127,7 +128,7 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that roff prints as it is: it takes dashes, quotes, and a dot or a quote at the begin for its own."""
+    """Text that roff prints as it is: it has a use of its own for dashes, for quotes, and for a dot first."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("`", "\\(ga")
     text = text.replace("^", "\\(ha").replace("~", "\\(ti").replace("…", "...")
     return f"\\&{text}" if text.startswith(".") else text

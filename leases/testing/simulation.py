@@ -297,8 +297,8 @@ Each seed is one run: a store, a fleet and a set of faults are drawn from it, an
 promises of the protocol. Then all faults end, and somebody must hold soon. The same seed is the same run, to
 the last bit, on every machine.
 
-With --json there is one object: what happened in how many runs, and each violation with its seed, its rule and
-its message; with --seed it is what the run was, its digest, and its violation or null.
+With --json there is one object: what happened in how many runs, and each violation with its seed, its rule
+and its message; with --seed it is what the run was, its digest, and its violation or null.
 
 exit codes:
    0  every promise was kept
