@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+if TYPE_CHECKING:
+    from leases.cli.voice import Voice
+
+_LAST_WORDS: Final = 1.0
 _ERASE: Final = "\r\x1b[K"
 
 
@@ -99,11 +103,12 @@ class Console:
         self.live = not as_json and sys.stderr is not None and sys.stderr.isatty()
         self.curious = as_json or verbose
         self._shown = False
+        self._voice: Voice | None = None
 
     def say(self, event: str, text: str, **facts: Any) -> None:
         """Say what everybody must know: a failure, a warning."""
         self.wipe()
-        _write(self.line(event, text, **facts))
+        self._write(self.line(event, text, **facts))
 
     def line(self, event: str, text: str, **facts: Any) -> str:
         """The line that says it."""
@@ -122,13 +127,31 @@ class Console:
         """Show a line that the next one replaces, on a terminal."""
         if self.live:
             self._shown = True
-            _write(f"{_ERASE}{f'leases: {plain(text)}'[: _columns() - 1]}")
+            self._write(f"{_ERASE}{f'leases: {plain(text)}'[: _columns() - 1]}")
 
     def wipe(self) -> None:
         """Remove the line that is shown in place."""
         if self._shown:
             self._shown = False
-            _write(_ERASE)
+            self._write(_ERASE)
+
+    def finish(self) -> None:
+        """Let what was said be written, for as long as a reader may reasonably take; then no more is."""
+        if self._voice is not None:
+            self._voice.finish(_LAST_WORDS)
+
+    def _write(self, text: str) -> None:
+        """By a thread, which may have to wait where we may not."""
+        if self._voice is None and sys.stderr is not None:
+            from leases.cli.voice import Voice
+
+            try:
+                self._voice = Voice(sys.stderr)
+            except OSError:  # It is no file, as in a program that calls us and listens.
+                _write(text)
+                return
+        if self._voice is not None:
+            self._voice.say(text)
 
 
 def _columns() -> int:

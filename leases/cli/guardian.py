@@ -198,10 +198,10 @@ class Guardian:
             self.ear = None
 
     def reap(self) -> None:
-        """Hear of every child of ours that ended or stopped; those of whom we know nothing are reaped too."""
+        """Hear of the guardian's end, or stop; once it is dead, of all whom it has left to us."""
         try:
             while True:
-                child, status = os.waitpid(-1 if self._adopting else self.pid, os.WNOHANG | os.WUNTRACED)
+                child, status = os.waitpid(-1 if self.dead else self.pid, os.WNOHANG | os.WUNTRACED)
                 if child == 0:
                     break
                 self._reaped(child, status)
@@ -210,11 +210,6 @@ class Guardian:
         if self.dead and not self._adopts:
             group = self.run.group
             self.run.gone = self.run.gone or group is None or group_is_gone(group, closely=True)
-
-    @property
-    def _adopting(self) -> bool:
-        """Whether children of others come to us: of the dead guardian, or as the first process there is."""
-        return self.dead or os.getpid() == 1
 
     def _reaped(self, child: int, status: int) -> None:
         if child == self.pid and os.WIFSTOPPED(status):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from leases.cli import exits
 from leases.cli.command import CannotRun
-from leases.cli.console import Console, span
+from leases.cli.console import Console, OutputFailed, span
 from leases.cli.holding import hold_and_run, hold_until_signal
 from leases.cli.options import UsageError, add_store, duration, exit_code, pair
 from leases.cli.plan import plan_of
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         code = exits.code_of(error)
         outcome = exits.OUTCOMES.get(code, "unavailable")
         console.say("error", str(error))
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputFailed):
         if witness is not None:
             witness.end("signalled", exits.UNREAD)
         raise

@@ -14,12 +14,12 @@ from leases.cli.guardian import Guardian, Run
 from leases.cli.signals import ENDING, Signals, prepare_process
 from leases.cli.supervisor import Supervisor, loss_of
 from leases.cli.terminal import Terminal
-from leases.cli.voice import Voice
 from leases.cli.waiting import acquire
 from leases.registry import VARIABLE
 
 if TYPE_CHECKING:
     from leases.cli.plan import Plan
+    from leases.cli.voice import Voice
     from leases.cli.waiting import Holding
     from leases.lease import Lease
 
@@ -123,6 +123,8 @@ def _print_lease(holding: Holding, console: Console, signals: Signals) -> Voice 
     """One line on stdout: for people on a terminal, else JSON. Who prints it tells if it cannot be."""
     if sys.stdout is None:  # The caller had closed it.
         return None
+    from leases.cli.voice import Voice
+
     voice = Voice(sys.stdout, signals.wake)
     if sys.stdout.isatty() and not console.as_json:
         lease = holding.lease

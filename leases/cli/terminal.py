@@ -58,7 +58,7 @@ class Terminal:
                 return
             os.tcsetpgrp(0, os.getpgrp())
             if repair and self._modes is not None:
-                termios.tcsetattr(0, termios.TCSADRAIN, self._modes)
+                termios.tcsetattr(0, termios.TCSANOW, self._modes)  # One that is stopped never drains.
 
     def suspend(self, signals: Signals) -> None:
         """Stop, with all of our group, as the command just was; return when continued."""
