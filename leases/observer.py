@@ -191,6 +191,7 @@ class _Look:
         self._watch: Watch | None = None
         self._due_at = 0.0  # on the waiter's clock
         self._failures = 0
+        self._trouble: Exception | None = None  # the last
         self._closed = False
 
     @property
@@ -220,10 +221,11 @@ class _Look:
                 self._watch = hub.backend.watch(slot, self._hint)
                 if self._closed:
                     self.close()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if hub.closed:
                 raise
             self._failures += 1
+            self._trouble = error
         self._plan(hub)
 
     def leader(self, *, wary: bool) -> Leader | None:
@@ -237,7 +239,8 @@ class _Look:
         if hub is None:
             return Outlook(None, 0.0, False)
         leader, left = self._sight.outlook(hub.clock(), wary=wary)
-        return Outlook(leader, left, self._sight.slot is not None and not self._failures)
+        reachable = self._sight.slot is not None and not self._failures
+        return Outlook(leader, left, reachable, None if reachable else self._trouble)
 
     @property
     def rest(self) -> float:
@@ -321,11 +324,13 @@ class Outlook(NamedTuple):
         leader: who leads; None where nobody is known to.
         left: seconds for which that can be believed if nothing more is heard.
         reachable: whether the store answered when it was asked last.
+        trouble: why not, where that is known.
     """
 
     leader: Leader | None
     left: float
     reachable: bool
+    trouble: Exception | None = None
 
 
 class Lookout:
@@ -351,6 +356,7 @@ class Lookout:
         self._connect, self._name, self._tell, self._wary = connect, name, tell, wary
         self._looked = looked
         self._look: _Look | None = None
+        self._trouble: Exception | None = None
         self._bell = Bell()
         self._closed = False
         self._told: list[Leader | None] = []  # what was told last, if anything was
@@ -361,7 +367,7 @@ class Lookout:
         """What is known at this instant, by the clock; from any thread, and it waits for nothing."""
         look = self._look
         if look is None or self._closed:
-            return Outlook(None, 0.0, False)
+            return Outlook(None, 0.0, False, self._trouble)
         return look.outlook(wary=self._wary)
 
     def close(self) -> None:
@@ -377,6 +383,7 @@ class Lookout:
                     self._look = look
                     self._follow(script)
             except BaseException as error:  # Whatever a store does: this thread goes on, or nobody is told.
+                self._trouble = error if isinstance(error, Exception) else None
                 if not self._closed and not self._complained:
                     report("who leads %r cannot be seen; it is tried again", self._name, error)
                 self._complained, self._look = True, None

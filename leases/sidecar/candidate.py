@@ -116,6 +116,11 @@ class Candidate:
         """What ended its part, where an error did."""
         return self._error
 
+    @property
+    def trouble(self) -> Exception | None:
+        """Why the store does not answer, where that is known."""
+        return None if self._lookout is None else self._lookout.outlook().trouble
+
     def health(self) -> Health:
         """Whether what renews its lease is alive, as `Elector.health` says it."""
         return self.elector.health()
@@ -134,7 +139,7 @@ class Candidate:
         if self._lookout is None:
             return self._state("", False, None, None, None, False)
         now = self.now()
-        leader, left, reachable = self._lookout.outlook()
+        leader, left, reachable, _ = self._lookout.outlook()
         if leader is None or leader.holder == self.id:
             return self._state("", False, None, None, None, reachable)
         return self._state(leader.holder, False, leader.token, leader.since, now + left, reachable)

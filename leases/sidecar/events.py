@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Coroutine
 
     from starlette.types import Receive, Scope, Send
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HEARTBEAT: Final = 15.0  # seconds without a change after which a comment shows that the line is alive
 WRITE_SECONDS: Final = 10.0  # for a reader to take one event, once the buffers on the way are full
 RETRY_MS: Final = 1000  # how soon a browser is to come back
+
+T = TypeVar("T")
 
 
 class EventStream(Response):
@@ -46,16 +48,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b""})
             return
         with self._board.listener() as listener:
-            gone = asyncio.create_task(_until_gone(receive))
-            writing = asyncio.create_task(self._write(listener, send))
-            try:
-                await asyncio.wait((gone, writing), return_when=asyncio.FIRST_COMPLETED)
-                if writing.done():
-                    writing.result()
-            finally:
-                gone.cancel()
-                writing.cancel()
-                await asyncio.gather(gone, writing, return_exceptions=True)
+            await while_connected(receive, self._write(listener, send))
 
     async def _write(self, listener: Listener, send: Send) -> None:
         with suppress(TimeoutError):  # Too slow: what is not read is not kept.
@@ -88,6 +81,18 @@ class EventStream(Response):
 async def _send(send: Send, text: str, *, more: bool) -> None:
     async with asyncio.timeout(WRITE_SECONDS):
         await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; it is cancelled when the client leaves, and the answer is None then."""
+    working, gone = asyncio.create_task(work), asyncio.create_task(_until_gone(receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        gone.cancel()
+        working.cancel()
+        await asyncio.gather(gone, working, return_exceptions=True)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ from leases.keeper import report
 from leases.metrics import install
 from leases.sidecar.access import Access
 from leases.sidecar.board import LISTENERS, Board, TooMany
-from leases.sidecar.events import EventStream
+from leases.sidecar.events import EventStream, while_connected
 from leases.sidecar.queries import BadQuery, number, one, seconds
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS: Final = 30.0
 WAIT_MOST: Final = 300.0
 BEAT_LEAST: Final = 0.5
-VALIDATIONS: Final = 32  # at a time: each may keep a thread for as long as the store gives no answer
+VALIDATIONS: Final = 16  # at a time: each may keep a thread for as long as the store gives no answer
 
 _HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _READ: Final = ("GET", "HEAD")
@@ -117,10 +118,19 @@ class Site:
         try:
             yield
         finally:
-            await self.candidate.stop()
-            self.board.close()
-            self.candidate.close()
+            await self.close()
             await following
+
+    async def close(self) -> bool:
+        """Stop taking part, tell it, and end all streams and waits; whether the store has confirmed it.
+
+        A server waits for its connections before it ends the lifespan, and streams do not end by
+        themselves: who runs one of his own calls this first.
+        """
+        confirmed = await self.candidate.stop()
+        self.board.close()
+        self.candidate.close()
+        return confirmed
 
     def routes(self) -> list[BaseRoute]:
         """All paths, the one for all others last."""
@@ -169,15 +179,15 @@ class Site:
         """`GET /wait?token=N`: the state, when it is newer than N or the time is over."""
         token = number(request, "token")
         timeout = seconds(request, "timeout", WAIT_SECONDS, least=0.0, most=WAIT_MOST)
-        with self.board.listener() as listener:
-            try:
-                async with asyncio.timeout(timeout):
-                    while (change := await listener.next()) is not None:
-                        if change.state.at(self.candidate.now()).newer(token):
-                            break
-            except TimeoutError:
-                pass
+        await while_connected(request.receive, self._newer(token, timeout))
         return JSONResponse(self._body())
+
+    async def _newer(self, token: int, timeout: float) -> None:
+        with self.board.listener() as listener, suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while (change := await listener.next()) is not None:
+                    if change.state.at(self.candidate.now()).newer(token):
+                        return
 
     async def history(self, _: Request) -> Response:
         """`GET /history`: who has led while this sidecar ran, newest first."""
@@ -202,7 +212,7 @@ class Site:
             return _error(503, "too many are asking the store; ask again", {"retry-after": "1"})
         self._validating += 1
         try:
-            valid = await self._validator.valid_async(holder, token)
+            valid = await _in_thread(partial(self._validator.valid, holder, token))
         except ConfigurationError as error:
             return _error(400, str(error))
         except (StoreError, TokenRefused) as error:
@@ -308,6 +318,28 @@ class Frame:
             await send(message)
 
         await self._app(scope, receive, framed)
+
+
+async def _in_thread(ask: Callable[[], bool]) -> bool:
+    """Ask in a thread that nobody waits for at the end, as the loop would for those of its own."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bool] = loop.create_future()
+
+    def tell(step: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # The loop has ended.
+            loop.call_soon_threadsafe(lambda: None if answer.done() else step())
+
+    def run() -> None:
+        try:
+            valid = ask()
+        except Exception as error:
+            failure = error
+            tell(lambda: answer.set_exception(failure))
+        else:
+            tell(lambda: answer.set_result(valid))
+
+    threading.Thread(target=run, name="leases-validation", daemon=True).start()
+    return await answer
 
 
 def _error(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:

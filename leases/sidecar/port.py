@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import re
 import socket
 from contextlib import suppress
@@ -47,8 +48,10 @@ def listen(where: Address) -> list[socket.socket]:
     try:
         return _all_of(where) if where.host else [_everywhere(where.port)]
     except OSError as error:
+        known = isinstance(error.errno, int) and error.errno > 0 and not isinstance(error, socket.gaierror)
+        why = os.strerror(error.errno) if known and error.errno else error.strerror or error
         raise CannotListen(
-            f"cannot listen on {where.host or '*'}:{where.port}: {error.strerror or error}; "
+            f"cannot listen on {where.host or '*'}:{where.port}: {why}; "
             f"pass another address, as in --http localhost:{PORT + 1}"
         ) from error
 

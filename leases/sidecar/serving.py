@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GOODBYE_SECONDS: Final = 2  # for answers that are under way at the end
 CONNECTIONS: Final = 512
+_SILENCE_SECONDS: Final = 3.0  # from the start, after which it is said that the store has not answered yet
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Signals are ours: the lease comes first, the connections after it."""
 
     @contextmanager
@@ -44,20 +45,24 @@ class _Server(uvicorn.Server):
 def serve(application: Starlette, sockets: Sequence[socket.socket], console: Console) -> int:
     """Serve until a signal, or until the candidate can take part no more; the exit code."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # What went wrong in an answer is said by us.
+    logging.getLogger("leases").addHandler(_Lines(application.state.site.candidate, console))
+    logging.getLogger("leases").propagate = False
     config = uvicorn.Config(
         application, lifespan="on", log_config=None, access_log=False, proxy_headers=False, ws="none",
         http="h11", server_header=False, limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GOODBYE_SECONDS,
     )  # fmt: skip
-    return asyncio.run(_serve(_Server(config), application.state.site, sockets, console))
+    return asyncio.run(_serve(Server(config), application.state.site, sockets, console))
 
 
 async def _serve(
     server: uvicorn.Server, site: Site, sockets: Sequence[socket.socket], console: Console
 ) -> int:
     candidate = site.candidate
-    site.board.on_change(Voice(candidate, console).say)
+    voice = Voice(candidate, console)
+    site.board.on_change(voice.say)
     _announce(candidate, sockets, console)
+    asyncio.get_running_loop().call_later(_SILENCE_SECONDS, voice.complain)
     serving = asyncio.create_task(server.serve(list(sockets)))
     bell, signalled = aio.Bell(), list[int]()
     _on_signals(signalled, bell)
@@ -66,14 +71,13 @@ async def _serve(
         while not (signalled or candidate.error or serving.done()):
             await bell.wait(None)
     was_leader = candidate.state().is_leader
-    if not await candidate.stop():
+    if not await site.close():
         console.say(
             "unconfirmed",
             f'the store did not confirm the release of "{candidate.name}"; its lease runs out by itself',
         )
     elif was_leader:
         console.say("released", f'released "{candidate.name}"', name=candidate.name)
-    site.board.close()
     server.should_exit = True
     await serving
     error = candidate.error
@@ -111,6 +115,20 @@ def _announce(candidate: Candidate, sockets: Sequence[socket.socket], console: C
     )
 
 
+class _Lines(logging.Handler):
+    """What the library logs, in one line each; tracebacks are for those who can mend the program."""
+
+    def __init__(self, candidate: Candidate, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._candidate, self._console = candidate, console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or error is not self._candidate.error:  # Which is said at the end.
+            why = "" if error is None else f": {error}"
+            self._console.say("log", f"{record.getMessage()}{why}")
+
+
 class Voice:
     """Says every change on stderr."""
 
@@ -118,13 +136,22 @@ class Voice:
         self._candidate, self._console = candidate, console
         self._before: State | None = None
 
+    def complain(self) -> None:
+        """The store gives no answer, unless it does."""
+        if self._candidate.state().reachable or self._candidate.stopping:
+            return
+        backend, why = self._candidate.state().backend, self._candidate.trouble
+        more = "" if why is None else f": {why}"
+        self._console.say("unreachable", f"{backend} gives no answer{more}", backend=backend)
+
     def say(self, state: State) -> None:
         """What is new."""
         before, self._before = self._before or replace(state, name="", is_leader=False, token=None), state
         lock, say = self._candidate.name, self._console.say
-        if state.reachable is not before.reachable:
-            event, text = ("reachable", "answers") if state.reachable else ("unreachable", "gives no answer")
-            say(event, f"{state.backend} {text}", backend=state.backend)
+        if state.reachable and not before.reachable:
+            say("reachable", f"{state.backend} answers", backend=state.backend)
+        elif before.reachable and not state.reachable:
+            self.complain()
         if (state.name, state.token) == (before.name, before.token):
             return
         if before.is_leader and not state.is_leader:
