@@ -283,20 +283,20 @@ def _in_memory(found: os.stat_result) -> bool:
 
 def _read(folder: int, key: Key, now: float) -> tuple[Sighting, ...]:
     """What an entry says; nothing where there is none, or none of ours."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(
-            key.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-        )
+        entry = os.open(key.file, flags, dir_fd=folder)
     except OSError:
         return ()
-    with open(descriptor, "rb", buffering=0) as file:
-        found = os.fstat(descriptor)
+    try:
+        found = os.fstat(entry)
         if not stat.S_ISREG(found.st_mode) or not _ours(found) or found.st_size > _BYTES_MOST:
             return ()
-        try:
-            return decode(key, file.read(_BYTES_MOST) or b"", now)
-        except OSError:
-            return ()
+        return decode(key, os.read(entry, _BYTES_MOST), now)
+    except OSError:
+        return ()
+    finally:
+        os.close(entry)
 
 
 def _write(folder: int, key: Key, seen: Sequence[Sighting]) -> None:
