@@ -10,10 +10,13 @@ ON_SERVERS := etcd or zookeeper or consul or kubernetes
 SORTED := $(if $(filter output-sync,$(.FEATURES)),-O)
 CONFORMANCE := $(patsubst %,tests/test_suite_%.py,etcd zookeeper consul kubernetes)
 # Most tests wait for something most of the time, so some of them share the time well: three on the two cores of
-# a small machine, two where another Python does the same beside them. Each has servers of its own. Those that are
-# marked slow load the machine, or measure it, and run alone.
-THREE := -n 3 --dist worksteal
+# a small machine, two where another Python does the same beside them. Each has servers of its own, and all the
+# tests that need one of a kind run in the same, which starts it once. Those that are marked slow load the machine,
+# or measure it, and run alone.
+THREE := -n 3 --dist loadgroup
 TWO := -n 2 --dist worksteal
+# The tests start thousands of processes, and each would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 # One other Python is enough to show that the clients of the servers work on another than the first.
 OURS = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 NEWEST = $(lastword $(filter-out $(OURS),$(OTHERS)))
@@ -78,8 +81,8 @@ python-%:
 
 .PHONY: quick
 quick: $(VENV)-$(VERSION)/.installed
-	$(VENV)-$(VERSION)/bin/python -m pytest -m "not (slow or waits or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
-	$(if $(filter $(NEWEST),$(VERSION)),$(VENV)-$(VERSION)/bin/python -m pytest $(CONFORMANCE) $(TWO) -p no:cacheprovider $(PYTEST_ARGS))
+	LEASES_QUICK=1 $(VENV)-$(VERSION)/bin/python -m pytest -m "not (slow or waits or logic or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
+	$(if $(filter $(NEWEST),$(VERSION)),$(VENV)-$(VERSION)/bin/python -m pytest $(CONFORMANCE) -n 2 --dist loadgroup -p no:cacheprovider $(PYTEST_ARGS))
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml .ci/venv
 	sh .ci/venv "$(PYTHON)" $(VENV)-$(VERSION) suite

@@ -229,9 +229,15 @@ def sent(claim: Claim) -> float:
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark every test that asks for a server, and every test in a file about one, by the server's name."""
+    """Mark every test that asks for a server, and every test in a file about one, by the server's name.
+
+    Where several processes run the tests, one of them runs all that are for the same server, and starts it.
+    """
     names = {kind.name for kind in STORES}
     for item in items:
         asked = set(getattr(item, "fixturenames", ())) | set(item.path.stem.split("_"))
         for name in names & asked:
             item.add_marker(name)
+        served = [kind.name for kind in STORES if kind.served and item.get_closest_marker(kind.mark)]
+        if served and item.config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(served[0]))

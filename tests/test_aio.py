@@ -285,6 +285,7 @@ def test_ctrl_c_ends_the_program_and_frees_the_lock(site: Site) -> None:
 # ---- the loop ------------------------------------------------------------------------------------
 
 
+@pytest.mark.waits
 @every_store
 def test_blocked_loop_does_not_lose_the_lease(site: Site) -> None:
     """S39: the lease is renewed by a thread, though the loop is blocked for longer than the ttl."""

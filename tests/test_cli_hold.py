@@ -185,6 +185,7 @@ def test_waits_for_its_turn(shop: Shop) -> None:
     assert 'acquired "job"' in err and 'released "job"' in err
 
 
+@pytest.mark.waits
 def test_verbose_says_once_for_whom_it_waits(shop: Shop) -> None:
     """In a pipe --verbose has a line for every change, and nothing that only a terminal understands."""
     first = shop.hold("--holder", "web-3", "-c", "sleep 60")

@@ -21,6 +21,8 @@ from stores import Site, every_shared_store, every_shared_store_once
 TTL = 2.0
 HABITS = [(), ("stubborn",), ("forking", "stubborn")]
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture
 def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:

@@ -37,6 +37,7 @@ def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
 # ---- while it waits ------------------------------------------------------------------------------
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("words", [("--", "touch", "ran"), ()])
 @pytest.mark.parametrize("number", ENDING)
 def test_while_it_waits(shop: Shop, number: int, words: tuple[str, ...]) -> None:
@@ -75,6 +76,7 @@ def test_a_second_signal_ends_it_at_once(shop: Shop) -> None:
     assert not shop.slot().held
 
 
+@pytest.mark.waits
 def test_first_signal_and_a_store_that_hangs(shop: Shop) -> None:
     """One signal is enough, though the store does not answer any more."""
     shop.run("hold", "job", "--", "true")
@@ -113,6 +115,7 @@ def test_the_whole_group_gets_it(shop: Shop) -> None:
     assert not any(alive(who) for who, _ in shop.beats())
 
 
+@pytest.mark.waits
 @every_shared_store
 def test_stopped_and_continued(shop: Shop) -> None:
     """SIGTSTP stops the command and not the renewal; SIGCONT lets it go on."""

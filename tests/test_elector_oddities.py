@@ -35,6 +35,7 @@ TTL = 15.0
 # ---- who bids ------------------------------------------------------------------------------------
 
 
+@pytest.mark.waits
 def test_who_still_works_makes_no_bid(electorate: Electorate) -> None:
     """Work that goes on after a loss could not take the leadership: whoever leads meanwhile is left alone."""
     store = store_on()

@@ -189,6 +189,7 @@ def test_fencing_token() -> None:
     assert first == late and int(second) > int(first)
 
 
+@pytest.mark.waits
 def test_figure_10_2() -> None:
     """S2: R1 arrives in a later tenure of its sender; the seal refuses it, and the highest token may not."""
     told = run("figure_10_2.py")
@@ -226,6 +227,7 @@ def test_figure_10_2_can_fail() -> None:
             play["judge"](verdicts, verdicts | {play["HIGHEST"]: "", check: ""})
 
 
+@pytest.mark.waits
 def test_watch_the_lease() -> None:
     """Jeopardy comes before the loss, which is told although the store gives no answer."""
     told = run("watch_the_lease.py")

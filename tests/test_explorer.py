@@ -14,6 +14,8 @@ from leases.testing.small_worlds import DEEP, WORLDS, World
 
 QUICK = ("silent", "live", "live-edited", "live-unordered")
 
+pytestmark = pytest.mark.logic
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)

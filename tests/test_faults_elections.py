@@ -34,6 +34,7 @@ def held(election: Election, blows: int) -> None:
     election.end()
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(1800 if os.environ.get("LEASES_LONG") else 180)
 @every_shared_store
 def test_nobody_leads_beside_another_whatever_befalls_them(site: Site, tmp_path: Path) -> None:

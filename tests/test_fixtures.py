@@ -65,6 +65,7 @@ def test_job_stops_at_the_loss(lease_sandbox: Sandbox) -> None:
     assert raised.value.reason == "expired" and [page for page, _ in copied] == [1, 2]
 
 
+@pytest.mark.waits
 def test_job_goes_on_while_it_is_renewed(lease_sandbox: Sandbox, lease_store: Store) -> None:
     """An hour passes between two steps, in no time, and the lease is renewed as in any other hour."""
     copied: list[tuple[int, int]] = []

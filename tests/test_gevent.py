@@ -73,6 +73,7 @@ print("queued")
     assert _run(url, script) == "queued"
 
 
+@pytest.mark.waits
 def test_lease_is_renewed(url: str) -> None:
     """A lease outlasts its ttl while its greenlet sleeps."""
     script = """
@@ -86,6 +87,7 @@ print("renewed")
     assert _run(url, script) == "renewed"
 
 
+@pytest.mark.waits
 def test_loss_is_noticed(url: str) -> None:
     """A greenlet that waits for the loss wakes when the record is taken away, and the body raises."""
     script = """

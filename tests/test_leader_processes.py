@@ -337,6 +337,7 @@ def test_kill_ends_a_stopped_process_under_a_call(shop: Shop) -> None:
     assert process.end() == -signal.SIGKILL
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("word", ["exit", "kill"])
 def test_a_word_spares_a_process_that_only_leads(shop: Shop, word: str) -> None:
     """Without a call there is nothing to end: it loses the lead, takes part on, and leads again."""

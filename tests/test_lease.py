@@ -161,6 +161,7 @@ def test_another_claim_supersedes(site: Site, hands: Hands) -> None:
     assert lease.lost.reason == "superseded" and lease.lost.at == at
 
 
+@pytest.mark.waits
 @every_store
 @pytest.mark.parametrize("now", [False, True])
 def test_somebody_breaks_it(site: Site, hands: Hands, now: bool) -> None:

@@ -247,6 +247,7 @@ def test_zero_does_not_wait_for_a_free_lock_either(site: Site, hands: Hands) -> 
     lease.release()
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("kind", ["memory", "zookeeper"])
 @pytest.mark.parametrize("used_before", [False, True])
 @pytest.mark.parametrize("trouble", ["down", "silent"])
@@ -361,6 +362,7 @@ def test_store_that_is_closed_as_the_turn_comes(monkeypatch: pytest.MonkeyPatch)
     assert backend.calls == [] and leftovers(other) == []
 
 
+@pytest.mark.waits
 def test_queued_behind_one_who_waits_for_a_dead_store(hands: Hands) -> None:
     """Whose turn does not come because the store is down is told that, not that somebody holds the lock."""
     backend = Stubborn()
@@ -403,6 +405,7 @@ def test_waiting_ends_with_the_release(site: Site, hands: Hands) -> None:
     waiting.result(5).release()
 
 
+@pytest.mark.waits
 @every_store
 def test_waiting_ends_with_the_ttl_of_a_dead_holder(site: Site, hands: Hands) -> None:
     """A holder that is heard of no more is followed when its ttl has passed, and not before."""
@@ -559,6 +562,7 @@ def test_another_hand_may_wait_for_a_body(hands: Hands) -> None:
     waiting.result(PATIENCE).release()
 
 
+@pytest.mark.waits
 @every_store
 def test_body_that_lost_the_lock_may_wait_for_it_again(site: Site, hands: Hands) -> None:
     """Waiting in one's own body is no deadlock once the lease is lost."""

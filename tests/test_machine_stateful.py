@@ -23,6 +23,8 @@ from side import NAME, Side
 RHO = 0.1
 TERMS = Terms(8.0, rate=RHO, guard=0.0, hold=8.0 * (1 - RHO) / (1 + RHO), renew=2.5, attempt=1.5)
 
+pytestmark = pytest.mark.logic
+
 
 @dataclass
 class Notes:

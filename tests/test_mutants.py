@@ -25,6 +25,8 @@ SIMULATED = (
 )  # fmt: skip
 SCHEDULED = [mutant for mutant in MUTANTS.values() if not mutant.world]
 
+pytestmark = pytest.mark.logic
+
 
 @pytest.mark.parametrize("mutant", EXPLORED, ids=lambda mutant: mutant.name)
 def test_the_explorer_finds_the_broken_rule(mutant: Mutant) -> None:

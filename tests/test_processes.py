@@ -24,6 +24,7 @@ from stores import Site, every_shared_store, sent
 TTL = 2.0
 
 pytestmark = [
+    pytest.mark.waits,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are stopped and forked as on POSIX"),
     every_shared_store,
     pytest.mark.skipif(boot_id() is None, reason="no clock here whose instants processes may compare"),

@@ -172,6 +172,7 @@ _CAUGHT = (
 )
 
 
+@pytest.mark.logic
 @pytest.mark.parametrize("name", _CAUGHT)
 def test_a_broken_rule_is_caught(name: str) -> None:
     """Each broken rule breaks an invariant within a few hundred seeds."""

@@ -88,6 +88,7 @@ def check_in_time(gone: float, last: float, stop_within: float = 0.0) -> None:
 # ---- gone before the ttl has passed --------------------------------------------------------------
 
 
+@pytest.mark.waits
 @linux
 @on_sqlite
 @pytest.mark.parametrize(("work", "guardian"), [("sleep", False), ("spin", False), ("sleep", True)])
@@ -101,6 +102,7 @@ def test_stopped_process_is_killed(site: Site, work: str, guardian: bool) -> Non
     check_in_time(gone, was_sent(site))
 
 
+@pytest.mark.waits
 @linux
 @on_sqlite
 @both_timers
@@ -150,6 +152,7 @@ def test_it_is_killed_so_much_before_the_deadline(site: Site, guardian: bool) ->
     check_in_time(gone, last, stop_within=0.3)
 
 
+@pytest.mark.waits
 @linux
 @on_sqlite
 @pytest.mark.parametrize("end", [intrude, break_], ids=["superseded", "broken"])
@@ -209,6 +212,7 @@ def test_released_lease_kills_nobody(site: Site, guardian: bool) -> None:
         assert not remote("look")["held"]
 
 
+@pytest.mark.waits
 @linux
 @on_sqlite
 @both_timers
