@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ def main() -> int:
         print("usage: python -m servers.engine -- COMMAND...", file=sys.stderr)
         return 2
     try:
-        with _engine() as host:
+        with an_engine() as host:
             os.environ |= {"DOCKER_HOST": host, "SERVERS": "docker"}
             for line in get.lines(SERVERS):
                 if line.image:
@@ -49,21 +49,33 @@ def main() -> int:
         return 1
 
 
+# The simplest storage needs nothing of the file system below; a bridge is made, as on any host.
+AS_USUAL: Final = ("--storage-driver=vfs",)
+# An engine for those who only build, and share the host's network: the host's own is left as it is.
+WITHOUT_NETWORK: Final = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
+
+
 @contextlib.contextmanager
-def _engine() -> Generator[str]:
-    """The address of an engine: the one that answers, or one of our own."""
+def an_engine(options: Sequence[str] = AS_USUAL, *, install: bool = True) -> Generator[str]:
+    """The address of an engine: the one that answers, or one of our own, with these options.
+
+    Args:
+        install: get the engine's program first, where it is not here.
+
+    Raises:
+        Missing: none answers, and none can be started.
+    """
     if containers.engine() is not None:
-        yield os.environ.get("DOCKER_HOST", f"unix://{containers.SOCKET}")
+        yield os.environ.get("DOCKER_HOST") or f"unix://{containers.SOCKET}"
         return
     containers.engine.cache_clear()
-    dockerd = _dockerd()
+    dockerd = _dockerd(install=install)
     with tempfile.TemporaryDirectory(prefix="leases-docker-", ignore_cleanup_errors=True) as folder:
         host = f"unix://{folder}/socket"
-        # The simplest storage needs nothing of the file system below; a bridge is made, as on any host.
         places = [f"--data-root={folder}/data", f"--exec-root={folder}/run", f"--pidfile={folder}/pid"]
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(
-                [dockerd, "--storage-driver=vfs", f"--host={host}", *places],
+                [dockerd, *options, f"--host={host}", *places],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -80,14 +92,14 @@ def _engine() -> Generator[str]:
             _unmount(folder)
 
 
-def _dockerd() -> str:
+def _dockerd(*, install: bool) -> str:
     """The engine's program, installed first where it can be."""
     found, apt = tool("dockerd"), tool("apt-get")
     if os.geteuid() != 0 or not sys.platform.startswith("linux"):
         raise Missing(
             "no Docker engine answers; start one, or run this as root on Linux, which starts its own"
         )
-    if found is None and apt is not None:
+    if install and found is None and apt is not None:
         subprocess.run([apt, "-qq", "update"], check=False)
         subprocess.run([apt, "-qq", "-y", "install", "docker.io", "iptables"], check=False)
         found = tool("dockerd")
