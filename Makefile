@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 OURS = $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 NEWEST = $(lastword $(filter-out $(OURS),$(OTHERS)))
 
-.PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture man bench clean
+.PHONY: help demo venv check servers test test-versions test-docker faults others explore simulate picture recording man bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -52,6 +52,7 @@ pyright:
 servers: venv  ## get the servers of the tests: built once, some ten minutes on two cores
 	@PYTHONPATH=tests $(BIN)/python -m servers.get
 	@PYTHONPATH=tests $(BIN)/python -m servers.clientgo
+	@PYTHONPATH=tests $(BIN)/python -m servers.browser
 	@PYTHONPATH=tests $(BIN)/python -m shells
 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
@@ -96,6 +97,10 @@ simulate: venv  ## run the protocol against a store and a network that misbehave
 
 picture: venv  ## draw docs/timeline.svg, the picture in the README, anew
 	$(BIN)/python examples/draw_a_scene.py docs/timeline.svg
+
+recording: venv  ## make docs/recording.svg, what two shells showed, and the pictures of the status page anew
+	$(BIN)/python docs/record.py docs/recording.svg
+	PYTHONPATH=tests $(BIN)/python docs/photograph.py docs/status-light.png docs/status-dark.png
 
 man: venv  ## make docs/leases.1, the manual page, from the parsers anew
 	$(BIN)/python -m leases.cli.manual > docs/leases.1
