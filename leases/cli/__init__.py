@@ -89,16 +89,16 @@ def _flushed() -> int:
 
 def _unwritten(error: OSError) -> int:
     """Nobody reads stdout, or it cannot be written; any other error of the system is not for here."""
-    from leases.cli.console import OutputFailed, complain, silence_output
+    from leases.cli.console import OutputFailed, complain, is_of_output, silence_output
 
-    if not isinstance(error, BrokenPipeError | OutputFailed):
+    if not isinstance(error, BrokenPipeError) and not is_of_output(error):
         raise error
     silence_output()
     if isinstance(error, BrokenPipeError):
         return 141  # As if SIGPIPE had ended it, which Python has ignored.
     from leases.cli import exits
 
-    complain("leases", str(error))
+    complain("leases", str(OutputFailed(error.errno, error.strerror)))
     return exits.OUTPUT
 
 

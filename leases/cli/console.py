@@ -5,6 +5,7 @@ Text that comes out of a store is written by others, so what a terminal could ta
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from leases.cli.voice import Voice
 
 _LAST_WORDS: Final = 1.0
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ERASE: Final = "\r\x1b[K"
 
 
@@ -21,6 +23,11 @@ class OutputFailed(OSError):
 
     def __str__(self) -> str:
         return f"stdout cannot be written: {self.strerror}; make room there, or write elsewhere"
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether an error is that of a result that could not be written, by us or by a plain `print`."""
+    return isinstance(error, OutputFailed) or (error.filename is None and error.errno in _FULL)
 
 
 def print_out(text: str, *, flush: bool = True) -> int:

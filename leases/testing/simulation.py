@@ -323,7 +323,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="S", help="run this one alone, and say what happened")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="with --seed: draw its timeline")
-    parser.add_argument("--kind", choices=[kind.value for kind in Kind], help="the store's rules")
+    kinds = [kind.value for kind in Kind]
+    parser.add_argument(
+        "--kind", choices=kinds, metavar="KIND", help=f"the store's rules: one of {', '.join(kinds)}"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

@@ -1,0 +1,218 @@
+"""`leases elect`: taking part without a command and with one; `leases validate`: who is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leases.cli import elect, hold
+from leases.cli.options import parse
+from leases_command import PATIENCE, Shop, until
+from stores import Site, every_shared_store
+from streams import until_event
+from terminals import Terminal
+
+
+@pytest.fixture
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
+    yield shop
+    shop.close()
+
+
+# ---- without a command ---------------------------------------------------------------------------
+
+
+@every_shared_store
+def test_two_candidates(shop: Shop) -> None:
+    """One leads and the other sees it; SIGTERM resigns, so that the other leads before the ttl is over."""
+    first = shop.start("elect", "job", "--holder", "a", "--ttl", "60")
+    elected = until_event(first, "elected")
+    assert (elected["name"], elected["holder"]) == ("job", "a") and elected["token"] == shop.slot().token
+    second = shop.start("elect", "job", "--holder", "b", "--ttl", "60", "--meta", "build=17")
+    assert until_event(second, "leader", leader="a")["token"] == elected["token"]
+    first.send_signal(signal.SIGTERM)
+    assert until_event(second, "elected", holder="b")["token"] > elected["token"]
+    lost = until_event(first, "lost")
+    assert (lost["reason"], lost["token"]) == ("released", elected["token"])
+    assert first.wait(PATIENCE) == 0
+    slot = shop.slot()
+    assert slot.claim is not None and slot.claim.metadata == {"build": "17"}
+    second.send_signal(signal.SIGINT)
+    assert second.wait(PATIENCE) == 0 and shop.holder() is None
+    for process in (first, second):
+        assert process.stderr is not None and process.stderr.read() == ""
+
+
+def test_signal_that_comes_twice(shop: Shop) -> None:
+    """As from timeout(1), which sends it to the process and to its group: the leader resigns all the same."""
+    candidate = shop.start("elect", "job", "--ttl", "60")
+    until_event(candidate, "elected")
+    candidate.terminate()
+    candidate.terminate()
+    assert until_event(candidate, "lost")["reason"] == "released"
+    assert candidate.wait(PATIENCE) == 0 and shop.holder() is None
+
+
+def test_leader_that_is_superseded(shop: Shop) -> None:
+    """It says that it leads no more, and why, and goes on taking part."""
+    candidate = shop.start("elect", "job", "--ttl", "2", "--holder", "a")
+    token = until_event(candidate, "elected")["token"]
+    shop.supersede(0.5)
+    assert until_event(candidate, "lost", reason="superseded")["token"] == token
+    assert until_event(candidate, "elected")["token"] > token
+    candidate.terminate()
+    assert candidate.wait(PATIENCE) == 0
+
+
+def test_candidate_of_higher_priority(shop: Shop) -> None:
+    """It gets the leadership, and no bid of it is in the way of who lists what is held."""
+    low = shop.start("elect", "job", "--priority", "1", "--holder", "low", "--ttl", "5")
+    until_event(low, "elected")
+    high = shop.start("elect", "job", "--priority", "2", "--holder", "high", "--ttl", "5")
+    until_event(high, "elected")
+    assert until_event(low, "lost")["reason"] == "released"
+    listed = [json.loads(line) for line in shop.run("list", "--json").stdout.splitlines()]
+    assert [(lock["name"], lock["holder"]) for lock in listed] == [("job", "high")]
+    assert listed[0]["metadata"] == {"leases.priority": "2"}
+    for process in (low, high):
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_candidate_on_a_terminal(shop: Shop) -> None:
+    """People read sentences, and Ctrl-C resigns."""
+    env = {"LEASES_URL": shop.url}
+    terminal = Terminal(sys.executable, "-m", "leases", "elect", "job", env=env, cwd=str(shop.folder))
+    terminal.expect('this one leads "job", token ')
+    terminal.type("\x03")
+    terminal.expect("this one leads no more\r\n")
+    assert terminal.wait() == 0 and shop.holder() is None
+    terminal.close()
+
+
+def test_candidate_that_nobody_reads(shop: Shop) -> None:
+    """It resigns when its reader has gone: nobody would act on what it says."""
+    candidate = shop.start("elect", "job")
+    until_event(candidate, "elected")
+    assert candidate.stdout is not None
+    candidate.stdout.close()
+    assert candidate.wait(PATIENCE) == 141
+    assert shop.holder() is None
+
+
+def test_store_that_refuses_the_candidate(shop: Shop) -> None:
+    """A refusal ends it with its code; silence is waited for, and told."""
+    assert shop.run("elect", "job", "--backend", "sqlite:none/x.db").returncode == 77
+    candidate = shop.start("elect", "job", "--ttl", "1", "--backend", "etcd://127.0.0.1:1/app")
+    assert "cannot be reached" in until_event(candidate, "trouble")["message"]
+    candidate.terminate()
+    assert candidate.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("a\nb",), ("job", "--ttl", "0"), ("job", "--priority", "x"), ("job", "--kill-after", "1"),
+     ("job", "--meta", "leases.x=1"), ("job", "--priority", "1", "--", "true"), ("job", "true"),
+     ("job", "--backend", "nothing")],
+)  # fmt: skip
+def test_mistakes_of_candidates(shop: Shop, words: tuple[str, ...]) -> None:
+    """One line, and the code for it; nothing is left in the folder."""
+    done = shop.run("elect", *words)
+    assert done.returncode == 64 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert list(shop.folder.iterdir()) == []
+
+
+# ---- with a command ------------------------------------------------------------------------------
+
+
+def test_command_of_the_leader(shop: Shop) -> None:
+    """It is `leases hold --restart`: the command runs while this one leads, with all that it is told."""
+    write = "echo $LEASES_NAME $LEASES_HOLDER >> ran; exec sleep 60"
+    words = ("--holder", "a", "--ttl", "30", "--meta", "k=v", "--", "sh", "-c", write)
+    leader = shop.start("elect", "job", *words)
+    ran = shop.folder / "ran"
+    until(lambda: ran.exists() and ran.read_text())
+    assert ran.read_text() == "job a\n"
+    slot = shop.slot()
+    assert slot.claim is not None and dict(slot.claim.metadata) == {"k": "v"} and slot.claim.ttl == 30
+    leader.send_signal(signal.SIGTERM)
+    assert leader.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert shop.holder() is None
+
+
+def test_words_that_become_those_of_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option arrives as it was meant, be it ever so strange."""
+    given: list[Any] = []
+    monkeypatch.setattr(hold, "run", lambda args: given.append(args) or 3)
+    words = ["job", "--ttl", "2.5", "--holder=-x", "--meta=a=b=c", "--meta", "d=", "--backend", "sqlite:x"]
+    words += ["--kill-after", "200ms", "--json", "--", "ls", "--", "-l"]
+    args = parse("leases elect", "x", elect, words)
+    assert elect.run(args) == 3
+    (got,) = given
+    assert (got.name, got.ttl, got.holder, got.meta) == ("job", 2.5, "-x", [("a", "b=c"), ("d", "")])
+    assert (got.backend, got.kill_after, got.json, got.restart) == ("sqlite:x", 0.2, True, True)
+    assert got.command == ["ls", "--", "-l"]
+
+
+# ---- validate ------------------------------------------------------------------------------------
+
+
+@every_shared_store
+def test_who_is_believed(shop: Shop) -> None:
+    """Holder and token together, as they stand: 0; anything else is 1, with a sentence why."""
+    shop.hold("--holder", "web-3")
+    token = str(shop.slot().token)
+    yes = shop.run("validate", "job", "--holder", "web-3", "--token", token)
+    assert (yes.returncode, yes.stdout, yes.stderr) == (0, "", "")
+    for holder, number in (("web-4", token), ("web-3", str(int(token) + 1)), ("web-3", "0")):
+        no = shop.run("validate", "job", "--holder", holder, "--token", number)
+        assert (no.returncode, no.stdout) == (1, "")
+        assert no.stderr.startswith("leases validate: token ") and no.stderr.count("\n") == 1
+    free = shop.run("validate", "other", "--holder", "web-3", "--token", token, "--json")
+    told = json.loads(free.stdout)
+    assert free.returncode == 1 and (told["valid"], told["token"]) == (False, int(token))
+    assert "nobody holds it" in told["why"]
+
+
+def test_command_asks_for_itself(shop: Shop) -> None:
+    """A held command can ask by its environment whether it still holds."""
+    ask = f"exec {sys.executable} -m leases validate --json "
+    ask += '"$LEASES_NAME" --holder "$LEASES_HOLDER" --token "$LEASES_TOKEN"'
+    done = shop.run("hold", "job", "-c", ask)
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert told["valid"] is True and told["why"] is None
+
+
+def test_dead_holder_is_not_believed(shop: Shop) -> None:
+    """On a store of this host, from the end of its ttl."""
+    holder = shop.hold("--ttl", "0.5", "--holder", "a")
+    token = str(shop.slot().token)
+    holder.kill()
+    holder.wait()
+    words = ("validate", "job", "--holder", "a", "--token", token)
+    until(lambda: shop.run(*words).returncode == 1)
+    assert "has not been renewed" in shop.run(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("--holder", "a", "--token", "x"), 64),
+     (("--holder", "a", "--token", "-1"), 64), (("--token", "1"), 64),
+     (("--holder", "a\nb", "--token", "1"), 64), (("--holder", "a", "--token", "1", "--timeout", "0"), 64),
+     (("--holder", "a", "--token", "1", "--backend", "etcd://127.0.0.1:1/a"), 69),
+     (("--holder", "a", "--token", "1", "--backend", "sqlite:none/x.db"), 77)],
+)  # fmt: skip
+def test_mistakes_of_who_validates(shop: Shop, words: tuple[str, ...], code: int) -> None:
+    """No mistake is an answer."""
+    done = shop.run("validate", "job", *words)
+    assert done.returncode == code and done.stdout == "" and done.stderr.count("\n") == 1
+    assert not os.listdir(shop.folder)
