@@ -21,17 +21,30 @@ TAKES_COMMAND: Final = True
 
 _MORE: Final = """\
 The command runs in a process group of its own, and gets LEASES_NAME, LEASES_TOKEN, LEASES_HOLDER and
-LEASES_URL. It never outlives the lease: when the lease is lost, or cannot be renewed, the group gets
-SIGTERM, and --kill-after later SIGKILL, before others can have the lock; also when this process is killed
-or stopped. When the command ends, what it has left running in its group is ended too, and only then the lock
-is released. Out of reach is what leaves the group, as daemons and the jobs of an interactive shell do, and
-what runs as another user, as with sudo: put `leases hold` inside of that.
+LEASES_URL. It never outlives the lease: when the lease is lost, or cannot be renewed, it gets SIGTERM with
+all that it has started, and --kill-after later SIGKILL, before others can have the lock; also when this
+process is killed or stopped. When the command ends, what it has left running is ended too, and only then the
+lock is released. Out of reach is what runs as another user, as with sudo: put `leases hold` inside of that.
 
 Signals are passed on to the group, which is in the foreground where stdin is a terminal; suspended there
 (Ctrl-Z), it has until the end of its lease to be continued. In a pipeline whose other parts read from the
 terminal, use --no-stdin.
 
 Without a command the lease is printed, and held until a signal.
+
+With --slots N, up to N hold it at a time, each in a slot that is a lock of its own: LEASES_NAME is that of
+the slot, such as NAME/slot-0, with which `leases status` and `leases validate` work, and LEASES_SLOT its
+number. All have to state the same N.
+
+--at-least-for keeps others out when the command was shorter than the clocks of your hosts are apart: this
+process ends with the command, and leaves a record that lasts for the rest, whether the command has failed,
+or was ended by a signal. Not if it could not be run, nor after a loss. It bounds the lock and --at-most-for
+the command, so either may be the longer. --restart seeks the lock again when it was lost, and runs the
+command anew; it ends when the command does by itself, or by a signal.
+
+Whoever leaves without the lock (-n, --skip, -w) keeps in the memory of this host what was seen there, for
+the next try of the same user: so that one recognises a holder that is dead, though none waits for its ttl.
+Where that cannot be kept, the message says so.
 
 durations: seconds, or with a unit: 1.5, 500ms, 90s, 2m, 1h
 
@@ -41,18 +54,28 @@ exit codes:
   70     the lease was lost, whatever the command says (--lost-exit-code)
   75     held by another, for all of the time allowed (-E; 0 with --skip)
   77     the store, or what is in it, refuses us
+  124    the command was stopped after --at-most-for
   126    the command cannot be run
   127    there is no such command
   128+N  signal N came before the lock, or ended the command
   other  the command's own
 
 --json: one object a line on stderr, each with "event" and "message". The events are waiting, trouble,
-acquired, jeopardy, lost, stopped, suspended, undead, unguarded, unconfirmed, released, conflict and error,
-and at the end always exit, with "code".
+acquired, jeopardy, lost, overtime, stopped, suspended, undead, unguarded, ended, released, kept,
+unconfirmed, conflict, error and unread, and at the end always exit, with "code".
+
+--status-fd N: one object at the very end, for who has to tell our exit codes from those of the command. Its
+"outcome" is done, overtime, lost, conflict, unavailable, refused, usage, unrunnable or signalled; "code" is
+our exit code, "command" has the "code" and the "signal" that the command ended with, or is null; then
+"name", "slot", "holder", "token", "held" (seconds) and "released". The command does not inherit N. There is
+no line where options could not be read, nor when this process was killed.
 
 examples:
   leases hold nightly --skip -- ./report.sh          on many hosts, from cron: one of them runs it
+  leases hold nightly --skip --at-least-for 5m -- ./report.sh
+                                                     the same, however short it is and the clocks wrong
   leases hold deploy -w 10m -- make deploy           wait for ten minutes at most
+  leases hold fetch --slots 3 -- ./fetch.sh          three at a time
   leases hold backup -n -E 1 -c 'tar c /srv | gzip > /backup/srv.tar.gz'
   leases hold leader --ttl 5 -- ./scheduler          a standby takes over 5 s after this host died
 """
@@ -82,14 +105,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--at-least-for", type=duration, default=0.0, metavar="SECS",
-        help="keep the lock for so long from its acquisition, even if the command ends sooner, in any way",
+        help="keep the lock for so long from its acquisition on, though the command has ended; see below",
     )  # fmt: skip
     add(
         "--at-most-for", type=duration, metavar="SECS",
         help="stop the command when it has run for so long; the exit code is 124 then",
     )  # fmt: skip
     add("--restart", action="store_true", help="take part again after a loss, for ever; see below")
-    add("--slots", type=_slots, metavar="N", help="one of N slots, so that N may hold it at a time")
+    add(
+        "--slots",
+        type=_slots,
+        metavar="N",
+        help="take one of N slots, so that N may hold it at a time; see below",
+    )
     add("-c", "--command", dest="line", metavar="STRING", help="a line for the shell, instead of -- COMMAND")
     add("--shell", action="store_true", help="give COMMAND to the shell, joined by spaces")
     add("--no-stdin", action="store_true", help="let the command read nothing, and leave it no terminal")
@@ -98,7 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add("--json", action="store_true", help="say everything on stderr, as JSON; see below")
     add("--verbose", action="store_true", help="say also what is no trouble")
-    add("--status-fd", type=_descriptor, metavar="N", help="write a last word there; see below")
+    add(
+        "--status-fd",
+        type=_descriptor,
+        metavar="N",
+        help="write there how it ended, as one line of JSON; see below",
+    )
     add("-F", "--no-fork", action=_Refuse, nargs=0, help="refused: the renewer has to live")
 
 
@@ -168,7 +201,7 @@ def _witness(args: argparse.Namespace) -> Witness | None:
         return None
     from leases.cli.lastword import Witness
 
-    return Witness(args.status_fd, as_json=args.json, verbose=args.verbose)
+    return Witness(args.status_fd, args.name, as_json=args.json, verbose=args.verbose)
 
 
 def _conflict(error: AcquireTimeout, args: argparse.Namespace, console: Console) -> int:

@@ -28,17 +28,20 @@ class Witness(Console):
 
     Args:
         descriptor: where the line is to go; the command does not inherit it.
+        name: what is wanted.
+        as_json, verbose: see `Console`.
 
     Raises:
         UsageError: nothing can be written there.
     """
 
-    def __init__(self, descriptor: int, *, as_json: bool = False, verbose: bool = False) -> None:
+    def __init__(self, descriptor: int, name: str, *, as_json: bool, verbose: bool) -> None:
         super().__init__(as_json=as_json, verbose=verbose)
         self._number = descriptor
         self._descriptor = _taken(descriptor)
         self._acquired_at: float | None = None
         self._told: dict[str, Any] = dict.fromkeys(("name", "slot", "holder", "token", "held", "released"))
+        self._told["name"] = name
         self._command: dict[str, int] | None = None
         self._outcome: str | None = None
 
@@ -54,13 +57,16 @@ class Witness(Console):
     def _hear(self, event: str, facts: dict[str, Any]) -> None:
         now = system_clock().hold
         if event == "acquired":
-            self._told.update({key: facts.get(key) for key in ("name", "slot", "holder", "token")})
+            self._told.update(
+                {key: facts.get(key) for key in self._told}
+            )  # Those of its end are not known yet.
             self._acquired_at, self._command, self._outcome = now, None, None
         elif event == "ended":
             self._command = facts
         elif event == "conflict":
-            self._told.update({key: facts.get(key) for key in ("name", "holder")})
-        if event in _RELEASED and self._acquired_at is not None:
+            self._told["holder"] = facts.get("holder")
+        # What is let go of after a loss was not ours any more.
+        if event in _RELEASED and self._acquired_at is not None and self._told["released"] is None:
             self._told.update(released=_RELEASED[event], held=round(now - self._acquired_at, 3))
         if event in _OUTCOMES:
             self._outcome = _OUTCOMES[event]
