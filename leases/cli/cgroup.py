@@ -49,14 +49,14 @@ class Cage:
 
 def make_cage() -> Cage | None:
     """A control group below our own; None where there is none to be had."""
-    home = _home()
-    if home is None:
+    folder = home()
+    if folder is None:
         return None
     try:
-        with open(f"{home}/cgroup.subtree_control", "rb") as file:
+        with open(f"{folder}/cgroup.subtree_control", "rb") as file:
             if file.read().strip():
                 return None
-        path = f"{home}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+        path = f"{folder}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         os.mkdir(path)
     except OSError:
         return None
@@ -69,39 +69,49 @@ def sweep(owner: int | None = None) -> None:
     Args:
         owner: the process that made them and is dead; otherwise all who do not live.
     """
-    home = _home()
-    if home is None:
+    folder = home()
+    if folder is None:
         return
     with contextlib.suppress(OSError):
-        for entry in os.listdir(home):
+        for entry in os.listdir(folder):
             maker, dash, _ = entry.removeprefix(_PREFIX).partition("-")
             if entry.startswith(_PREFIX) and dash and maker.isdigit() and _is_dead(int(maker), owner):
                 with contextlib.suppress(OSError):  # Somebody is still in it.
-                    os.rmdir(f"{home}/{entry}")
+                    os.rmdir(f"{folder}/{entry}")
 
 
 def _is_dead(maker: int, owner: int | None) -> bool:
     return maker == owner if owner is not None else not os.path.exists(f"/proc/{maker}")
 
 
-def _home() -> str | None:
+def home() -> str | None:
     """The folder of the control group (version 2) that this process is in; None where we may not write."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
-            own = next(line[3:].rstrip("\n") for line in file if line.startswith("0::"))
+            groups = file.read()
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            root, point = next(words[3:5] for words in map(str.split, file) if _is_unified(words))
-    except (OSError, StopIteration, ValueError):
+            folder = folder_of(groups, file.read())
+    except (OSError, ValueError):
         return None
-    if root != "/" and own != root and not own.startswith(f"{root}/"):
-        return None  # What is mounted here does not show where we are.
-    home = f"{_unescaped(point)}{own if root == '/' else own[len(root) :]}".rstrip("/")
-    return home if ".." not in own and os.access(home, os.W_OK | os.X_OK) else None
+    return folder if folder is not None and os.access(folder, os.W_OK | os.X_OK) else None
 
 
-def _is_unified(words: list[str]) -> bool:
-    """Whether a line of mountinfo is about cgroup2; optional fields end with a dash."""
-    return "-" in words and words[words.index("-") + 1] == "cgroup2"
+def folder_of(groups: str, mounts: str) -> str | None:
+    """The folder of a control group of version 2; None where it is not to be seen.
+
+    Args:
+        groups: as of /proc/self/cgroup. Version 2 is the line of number 0.
+        mounts: as of /proc/self/mountinfo, where optional fields end with a dash.
+    """
+    own = next((line[3:] for line in groups.splitlines() if line.startswith("0::/")), None)
+    before = (line.partition(" - cgroup2 ")[::2] for line in mounts.splitlines())
+    root, point = next((words.split()[3:5] for words, after in before if after), ("", ""))
+    if own is None or not root or ".." in own:  # It begins so where a namespace does not show where we are.
+        return None
+    below = own if root == "/" else own.removeprefix(root)
+    if root != "/" and (not own.startswith(root) or not f"{below}/".startswith("/")):
+        return None
+    return f"{_unescaped(point)}{below}".rstrip("/")
 
 
 def _unescaped(path: str) -> str:

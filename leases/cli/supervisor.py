@@ -107,6 +107,7 @@ class Supervisor:
             for number in self._signals.wait(self._pause(limits), self._guardian.ear):
                 self._pass_on(number)
             self._hear()
+        self._look_for_guardian()  # It may have died before it was needed.
 
     # ---- by the clock ----------------------------------------------------------------------------
 
@@ -153,13 +154,14 @@ class Supervisor:
         self._console.say(event, f"{why}; the command is being stopped", name=self._lease.name, **facts)
 
     def _stop_for_time(self, limits: Limits) -> None:
-        self.overtime = True
         self._too_long_at = NEVER
-        if self._run.status is None:
-            self._stop()
-            self._kill_in_time(system_clock().hold, limits)
-            text = f"the command has run for the {span(self._at_most or 0.0)} of --at-most-for"
-            self._console.say("overtime", f"{text}; it is being stopped", seconds=self._at_most)
+        if self._run.status is not None:  # What it has left running is another matter.
+            return
+        self.overtime = True
+        self._stop()
+        self._kill_in_time(system_clock().hold, limits)
+        text = f"the command has run for the {span(self._at_most or 0.0)} of --at-most-for"
+        self._console.say("overtime", f"{text}; it is being stopped", seconds=self._at_most)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -213,9 +215,12 @@ class Supervisor:
             self._stopped(stops[-1])
         if self._run.status is not None and self._leader_ended_at == NEVER:
             self._leader_ended_at = system_clock().hold
-        if self._guardian.dead and not self._unguarded and not self._run.gone:
+        self._look_for_guardian()
+
+    def _look_for_guardian(self) -> None:
+        if self._guardian.dead and not self._unguarded:
             self._unguarded = True
-            text = "the guardian was killed, and the command with it; what is left of it is being stopped"
+            text = "the guardian was killed, and the command with it; what it has left running is ended"
             self._console.say("unguarded", text)
 
     def _stopped(self, number: int) -> None:

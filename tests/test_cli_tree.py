@@ -1,0 +1,246 @@
+"""All that a command has started ends before its lease does, wherever it went: 100 of 100 times."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command_trees import KINDS, Forest
+from leases.cli.cgroup import home
+from leases.cli.tree import Member, look, members, send, send_all
+from leases.registry import open_backend
+from leases_command import Shop, alive, children, descendants, until
+from stores import Site, sent
+
+TTL = 3.0
+COUNT = 102
+
+# A process that forks, over and over, into a new session each, and is never there for longer than that takes.
+FLEEING = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork():
+    open(sys.argv[1] + "/ready", "w").close()
+    time.sleep(600)
+file = os.open(sys.argv[1] + "/beats", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+while True:
+    os.setsid()
+    os.write(file, b"%d %.6f\\n" % (os.getpid(), time.clock_gettime(time.CLOCK_BOOTTIME)))
+    if os.fork():
+        os._exit(0)
+"""
+
+# A daemon as they are made: two forks and a session. It says when it is told to end, and ends.
+DAEMON = """
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, lambda *_: (open("told", "w").close(), os._exit(0)))
+        open("daemon", "w").write(f"{os.getpid()} ")
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+while " " not in (open("daemon").read() if os.path.exists("daemon") else ""):
+    time.sleep(0.005)
+"""
+
+
+@pytest.fixture
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path, site)
+    yield shop
+    shop.close()
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Iterator[Forest]:
+    forest = Forest(tmp_path)
+    yield forest
+    forest.end()
+    until(lambda: not forest.processes())
+
+
+def last_sent(url: str) -> float:
+    """When the last renewal in this store was sent, on the holder's clock."""
+    backend = open_backend(url)
+    try:
+        claim = backend.read("job", 30).claim
+        assert claim is not None
+        return sent(claim)
+    finally:
+        backend.close()
+
+
+def cages() -> set[str]:
+    """The control groups of commands, where there are any."""
+    folder = home()
+    return set() if folder is None else {entry for entry in os.listdir(folder) if entry.startswith("leases-")}
+
+
+# ---- leases fails --------------------------------------------------------------------------------
+
+
+@pytest.mark.waits
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_nobody_outlives_the_lease(forest: Forest, number: int) -> None:
+    """`leases` is killed or stopped: of 100 commands of every kind, the last process is gone in time."""
+    for count in range(COUNT):
+        forest.plant(list(KINDS)[count % len(KINDS)], "--ttl", str(TTL), "--kill-after", "0.3")
+    forest.await_begun()
+    trees = list(forest.trees)
+    guardians = {child for tree in trees for child in children(tree.holder)}
+    for tree in trees:
+        os.kill(tree.holder, number)
+    forest.await_dead()
+    left = [last_sent(tree.url) + TTL - (tree.died_at or 0) for tree in trees]
+    assert min(left) > 0, sorted(zip(left, (tree.kind for tree in trees), strict=True))[:5]
+    forest.end()
+    until(lambda: not any(map(alive, guardians)))
+    assert not any(f"leases-{guardian}-" in cage for cage in cages() for guardian in guardians)
+
+
+@pytest.mark.waits
+def test_who_flees_is_caught(shop: Shop) -> None:
+    """A process that is another one every millisecond, each in a session of its own, is caught in time."""
+    words = ("--ttl", "2", "--kill-after", "0", "--", sys.executable, "-c", FLEEING, str(shop.folder))
+    process = shop.start("hold", "job", *words)
+    until(lambda: len(shop.beats()) > 10)
+    process.send_signal(signal.SIGSTOP)
+    end = last_sent(shop.url) + 2
+    guardian = children(process.pid)[0]
+    until(lambda: not descendants(guardian))
+    assert shop.last_beat() < end
+
+
+def test_both_are_killed(shop: Shop) -> None:
+    """`leases` and its guardian die at once: so does the command, though nobody is left to end it."""
+    process = shop.beat("stubborn", ttl=600)
+    (guardian,) = children(process.pid)
+    os.kill(process.pid, signal.SIGSTOP)  # So that it cannot do its part in between.
+    os.kill(guardian, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert shop.last_beat() < last_sent(shop.url) + 600
+
+
+def test_the_guardian_is_killed(shop: Shop) -> None:
+    """What the command has sent into other sessions comes to `leases`, which ends it and then releases."""
+    program = DAEMON.replace("os.wait()", "os.wait(); open('began', 'w').close(); time.sleep(600)")
+    process = shop.start("hold", "job", "--ttl", "60", "--", sys.executable, "-c", program)
+    until(lambda: (shop.folder / "began").exists() and (shop.folder / "daemon").exists())
+    (guardian,) = children(process.pid)
+    os.kill(guardian, signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 137
+    assert "the guardian was killed, and the command with it" in err and err.count("\n") == 1
+    assert (shop.folder / "told").exists()
+    assert not shop.slot().held
+
+
+# ---- the command ends ----------------------------------------------------------------------------
+
+
+def test_a_daemon_ends_with_its_command(shop: Shop) -> None:
+    """What leaves the group and the session is told to end when the command does, and only then released."""
+    done = shop.run("hold", "job", "--ttl", "60", "--", sys.executable, "-c", DAEMON)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (shop.folder / "told").exists()
+    assert not alive(int((shop.folder / "daemon").read_text()))
+    assert not shop.slot().held
+
+
+def test_a_daemon_that_will_not_end(shop: Shop) -> None:
+    """It is killed, --kill-after later."""
+    program = DAEMON.replace("lambda *_: (open", "lambda *_: (0, open").replace(", os._exit(0))", ")")
+    began = time.monotonic()
+    done = shop.run("hold", "job", "--kill-after", "0.5", "--", sys.executable, "-c", program)
+    assert done.returncode == 0 and time.monotonic() - began > 0.7
+    assert (shop.folder / "told").exists()
+    assert not alive(int((shop.folder / "daemon").read_text()))
+
+
+def test_no_zombies(shop: Shop) -> None:
+    """Orphans that end while the command runs are reaped, and nothing of the command is left in a cage."""
+    line = "for i in 1 2 3 4 5; do (true &) ; done; sleep 0.3; echo $PPID; exec sleep 600"
+    process = shop.start("hold", "job", "-c", line)
+    assert process.stdout is not None
+    guardian = int(process.stdout.readline())
+    assert len(descendants(guardian)) == 1
+    process.terminate()
+    assert process.wait(30) == 143
+    assert not any(f"leases-{guardian}-" in cage for cage in cages())
+
+
+def test_what_the_guardian_changed_is_not_inherited(shop: Shop) -> None:
+    """The kernel chooses the command as readily as any process when memory runs out, the guardian last."""
+    line = "cat /proc/self/oom_score_adj; cat /proc/$PPID/oom_score_adj /proc/$PPID/comm"
+    command, guardian, name = shop.run("hold", "job", "-c", line).stdout.split()
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    assert command == own
+    assert int(guardian) == -1000 if may_be_spared() else guardian == own
+    assert name == "leases-guardian"
+
+
+def may_be_spared() -> bool:
+    """Whether a process of ours may say that it is not to be killed."""
+    line = "echo -1000 > /proc/self/oom_score_adj"
+    return subprocess.run(["sh", "-c", line], capture_output=True).returncode == 0
+
+
+# ---- whose number is it --------------------------------------------------------------------------
+
+
+def test_a_number_that_is_used_again() -> None:
+    """A signal for a process that has ended does not reach the one that has its number now."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        member = look(process.pid)
+        assert member is not None and member.parent == os.getpid()
+        send(member._replace(start=member.start - 1), signal.SIGKILL)
+        assert look(process.pid) == member and process.poll() is None
+        send(member, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    send(member, signal.SIGKILL)
+    assert look(process.pid) is None
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_members(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    """The tree is seen whole, parents first, by the kernel's lists of children and without them."""
+    if not told:
+        exists = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: "children" not in str(path) and exists(path))
+    line = "setsid sleep 60 & sleep 60 & echo x; wait"
+    with subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        until(lambda: len(groups(process.pid)) == 2)
+        found = members(os.getpid())
+        shell = next(member for member in found if member.pid == process.pid)
+        below = [member for member in found if member.parent == process.pid]
+        assert len(below) == 2 and found.index(shell) < found.index(below[0])
+        assert send_all(process.pid, process.pid, signal.SIGKILL, strays_only=True)
+        until(lambda: len([member for member in members(process.pid) if member.alive]) == 1)
+        assert send_all(os.getpid(), process.pid, signal.SIGKILL)
+    assert not send_all(process.pid, process.pid, signal.SIGKILL)
+
+
+def groups(process: int) -> set[int]:
+    """The process groups below a process."""
+    return {member.group for member in members(process)}
+
+
+def test_zombies_do_not_live() -> None:
+    """Who has ended and is not reaped yet is seen, and does not count."""
+    with subprocess.Popen(["true"]) as process:
+        until(lambda: not alive(process.pid))
+        member = look(process.pid)
+        assert isinstance(member, Member) and not member.alive
+        assert not send_all(process.pid, process.pid, signal.SIGTERM)
