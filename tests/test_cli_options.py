@@ -408,6 +408,16 @@ def test_every_event_is_in_the_help() -> None:
     assert {*re.split(r", | and ", told[1]), "exit"} == events()
 
 
+def test_every_option_is_in_the_readme() -> None:
+    """The table of the README names each option."""
+    readme = (Path(hold.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    parser = Parser(prog="leases hold")
+    hold.add_arguments(parser)
+    rows = "".join(line.split("|")[1] for line in readme.splitlines() if line.startswith("| `-"))
+    options = {name for action in parser._actions for name in action.option_strings} - {"-h", "--help"}
+    assert options <= set(re.findall(r"`(--?[a-z-]+|-[A-Z])`", rows))
+
+
 def test_options_that_were_not_given_load_nothing(shop: Shop) -> None:
     """A plain hold pays for none of these options."""
     words = (sys.executable, "-X", "importtime", "-m", "leases", "hold", "job", "--", "true")
