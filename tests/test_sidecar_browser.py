@@ -78,11 +78,10 @@ class Replica:
         assert found, told
         self.at = found[0]
 
-    def get(self, path: str = "/", method: str = "GET") -> str:
+    def get(self, path: str = "/", method: str = "GET", **headers: str) -> str:
         """The body of an answer."""
-        with urllib.request.urlopen(
-            urllib.request.Request(self.at + path, method=method), timeout=10
-        ) as answer:
+        request = urllib.request.Request(self.at + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
             body: bytes = answer.read()
         return body.decode()
 
@@ -107,6 +106,12 @@ def sees(browser: Browser, **texts: str) -> None:
         )
 
     until(so, lambda: (texts, found(), browser.text("live")))
+
+
+def seconds_left(browser: Browser) -> float:
+    """Until the lease expires that is shown."""
+    found = re.search(r"[\d.]+", browser.text("left"))
+    return float(found[0]) if found else 0.0
 
 
 @pytest.mark.waits
@@ -146,7 +151,8 @@ def test_it_shows_a_whole_story_as_it_happens(browser: Browser, place: Place, sh
         told = re.findall(r"^(here|there)$", browser.text("history"), re.MULTILINE)
         # Whoever was too slow for its ttl on a busy host may stand there twice.
         assert [name for name, _ in itertools.groupby(told)] == ["there", "here"] * 2
-        assert browser.complaints() == []
+        # A create that got no answer may land yet, so the store need not confirm what has been released.
+        assert [line for line in browser.complaints() if "/resign" not in line] == []
 
 
 @pytest.mark.waits
@@ -155,6 +161,8 @@ def test_a_dead_sidecar_is_no_leader(browser: Browser, shop: Shop) -> None:
     replica = Replica(shop, "here")
     browser.show(f"{replica.at}/ui")
     sees(browser, name="here", live="Live")
+    until(lambda: seconds_left(browser) < TTL / 2, lambda: browser.text("left"))
+    until(lambda: seconds_left(browser) > TTL / 2, lambda: browser.text("left"))  # A renewal is seen.
     replica.process.kill()
     sees(browser, lost="Connection lost", live="", store="not known", resign="")
     sees(browser, name="Unknown", whose="This replica does not answer", token="–")
@@ -193,6 +201,13 @@ def test_it_talks_to_its_sidecar_alone(browser: Browser, shop: Shop) -> None:
     asked = {url for url in browser.requests() if not url.startswith("data:")}
     assert asked == {f"{replica.at}{path}" for path in ("/ui/", "/events?beat=1", "/history")}
     assert browser.complaints() == []
+
+
+def test_who_may_not_resign_is_not_offered_it(shop: Shop) -> None:
+    """A page that is asked for by another name of this host could be anybody's who is shown it."""
+    replica = Replica(shop, "here")
+    assert 'data-control="yes"' in replica.get("/ui")
+    assert 'data-control="no"' in replica.get("/ui", host="example.org")
 
 
 def test_a_screen_reader_finds_its_way(browser: Browser, shop: Shop) -> None:
