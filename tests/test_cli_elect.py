@@ -151,7 +151,12 @@ def test_command_of_the_leader(shop: Shop) -> None:
 def test_words_that_become_those_of_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option arrives as it was meant, be it ever so strange."""
     given: list[Any] = []
-    monkeypatch.setattr(hold, "run", lambda args: given.append(args) or 3)
+
+    def run(args: Any) -> int:
+        given.append(args)
+        return 3
+
+    monkeypatch.setattr(hold, "run", run)
     words = ["job", "--ttl", "2.5", "--holder=-x", "--meta=a=b=c", "--meta", "d=", "--backend", "sqlite:x"]
     words += ["--kill-after", "200ms", "--json", "--", "ls", "--", "-l"]
     args = parse("leases elect", "x", elect, words)

@@ -87,6 +87,7 @@ def test_help_fits(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_by_another_way(shop: Shop) -> None:
     """`leases help COMMAND` is `leases COMMAND --help`."""
     assert shop.run("help", "watch").stdout == shop.run("watch", "--help").stdout
+    assert shop.run("help", "--help").stdout == shop.run("--help").stdout
     done = shop.run("help", "nothing")
     assert done.returncode == 64 and 'no command "nothing"' in done.stderr
 

@@ -91,7 +91,7 @@ def test_holder_that_dies(shop: Shop) -> None:
     line = next_line(watch)
     assert (line["held"], line["expires_in"], line["stale"]) == (True, 0, False)
     slot = shop.slot()
-    assert slot.claim is not None and line["at"] >= slot.claim.renewed + 0.9
+    assert slot.claim is not None and 0.9 <= line["at"] - slot.claim.renewed < 20
     assert end(watch) == (0, "", "")
 
 
@@ -124,8 +124,8 @@ def test_first_look_that_fails(shop: Shop) -> None:
     done = shop.run("watch", "--backend", "etcd://127.0.0.1:1/app")
     assert done.returncode == 69 and done.stdout == "" and done.stderr.count("\n") == 1
     shop.run("hold", "job", "--", "true")
-    for words in (("--backend", "sqlite:none/x.db"), ("job", "--backend", "sqlite:none/x.db")):
-        assert shop.run("watch", *words).returncode == 77
+    for asked in ((), ("job",)):
+        assert shop.run("watch", *asked, "--backend", "sqlite:none/x.db").returncode == 77
     for words in (("job", "--prefix", "j"), ("--every", "0"), ("--every", "soon"), ("a\nb",)):
         done = shop.run("watch", *words)
         assert done.returncode == 64 and done.stderr.count("\n") == 1

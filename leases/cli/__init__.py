@@ -107,10 +107,10 @@ def _run(words: list[str]) -> int:
     from leases.cli.console import complain, print_out
 
     command = words[0] if words else ""
-    if command in ("-h", "--help") or words == ["help"]:
-        return print_out(_overview())
-    if command == "help":
+    if command == "help" and words[1:2] not in ([], ["-h"], ["--help"]):
         command, words = words[1], [words[1], "--help"]
+    if command in ("-h", "--help", "help"):
+        return print_out(_overview())
     if command in ("-V", "--version"):
         from leases import __version__
 
