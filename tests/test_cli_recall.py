@@ -279,7 +279,7 @@ FORGED: Final[dict[str, Callable[[Host], None]]] = {
     "empty": _bytes(lambda entry: b""),
     "no JSON": _bytes(lambda entry: whole(b"[" * 9)),
     "deep": _bytes(lambda entry: whole(b"[" * 99999)),
-    "too large": _bytes(lambda entry: entry + b" " * 2**20),
+    "too large": _bytes(lambda entry: whole(entry.partition(b"\n")[2] + b" " * 2**20)),
     "a link": _link,
     "a pipe": _instead(lambda path: os.mkfifo(path, 0o600)),
     "a folder": _instead(lambda path: path.mkdir()),
