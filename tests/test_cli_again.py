@@ -159,8 +159,8 @@ def want() -> Want:
 
 
 TROUBLES = [
-    StoreUnavailable("the store is away"), StoreDenied("the store refuses"),
-    RecordRefused("job", "is not ours", b"?"), AcquireTimeout("job", timeout=0.0, holder=None, remaining=None),
+    StoreUnavailable("the store is away"), StoreDenied("refused"), RecordRefused("job", "is not ours", b"?"),
+    AcquireTimeout("job", timeout=0.0, holder=None, remaining=None),
 ]  # fmt: skip
 
 
