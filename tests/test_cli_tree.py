@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from command_trees import KINDS, Forest
 from leases.cli.cgroup import home
 from leases.cli.tree import Member, look, members, send, send_all
 from leases.registry import open_backend
-from leases_command import Shop, alive, children, descendants, until
+from leases_command import LEASES, Shop, alive, children, descendants, until
 from stores import Site, sent
 
 TTL = 3.0
@@ -244,3 +245,27 @@ def test_zombies_do_not_live() -> None:
         member = look(process.pid)
         assert isinstance(member, Member) and not member.alive
         assert not send_all(process.pid, process.pid, signal.SIGTERM)
+
+
+def may_have_a_namespace() -> bool:
+    """Whether a process of ours may be the first of a namespace of its own."""
+    return subprocess.run([*FIRST, "true"], capture_output=True).returncode == 0
+
+
+FIRST = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or not may_have_a_namespace(),
+    reason="this system lets us have no namespace of processes",
+)
+def test_first_process(shop: Shop) -> None:
+    """As the first process there is, `leases` leaves no zombie, and ends whoever the command left running."""
+    line = (
+        "for i in 1 2 3; do (setsid sh -c '(true &); (true &)' &) ; done; sleep 0.5;"
+        "cat /proc/[0-9]*/stat | cut -d' ' -f3 | sort | uniq -c; setsid sleep 600 & exit 6"
+    )
+    done = shop.run("hold", "job", "-c", line, program=(*FIRST, *LEASES))
+    assert (done.returncode, done.stderr) == (6, "")
+    assert "S" in done.stdout and "Z" not in done.stdout
+    assert not shop.slot().held
