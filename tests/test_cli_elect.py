@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,11 @@ def test_signal_that_comes_twice(shop: Shop) -> None:
     """As from timeout(1), which sends it to the process and to its group: the leader resigns all the same."""
     candidate = shop.start("elect", "job", "--ttl", "60")
     until_event(candidate, "elected")
-    candidate.terminate()
-    candidate.terminate()
+    with shop.frozen():  # So that the second comes while it resigns.
+        candidate.terminate()
+        time.sleep(0.05)
+        candidate.terminate()
+        time.sleep(0.05)
     assert until_event(candidate, "lost")["reason"] == "released"
     assert candidate.wait(PATIENCE) == 0 and shop.holder() is None
 

@@ -58,6 +58,7 @@ examples:
   leases hold nightly --skip -- ./report.sh         on many hosts, from cron: one of them runs it
   leases hold deploy -w 10m -- make deploy          wait for ten minutes at most
   leases list --backend sqlite:///var/lib/app.db    who holds what
+  leases watch --prefix orders/                     the same, as it changes
   leases doctor --backend etcd://etcd-1,etcd-2      will it work, and how soon does another take over
 """
 

@@ -56,7 +56,7 @@ examples:
   leases elect scheduler --priority 10 --json | ./on-change
 """
 _GIVE_UP_SECONDS: Final = 5.0  # for the store's last answer, after a signal
-_ONE_SIGNAL_SECONDS: Final = 0.5  # signals that come within so long are one
+_ONE_SIGNAL_SECONDS: Final = 1.0  # signals that come within so long are one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
