@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from binascii import crc32
@@ -16,9 +14,10 @@ from typing import Any, Final
 
 import pytest
 
-from leases.cli import recall, waiting
-from leases.cli.recall import Key, Place, decode, encode
+from leases.cli import recall, shelf, waiting
+from leases.cli.recall import Key, decode, encode
 from leases.cli.search import Want
+from leases.cli.shelf import Place
 from leases.cli.waiting import Attempt
 from leases.clock import boot_id
 from leases.errors import AcquireTimeout
@@ -27,8 +26,6 @@ from leases.machine import Sighting
 from leases.registry import open_backend
 from leases.terms import Terms
 from leases.testing.clock import ManualClock
-from leases_command import LEASES, Shop, until
-from stores import SHARED, Site, _every
 from stubborn import fresh_url
 
 SHM: Final = Path("/dev/shm")  # noqa: S108 - where the memory of a host is a folder
@@ -63,7 +60,7 @@ class Host:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str = "etcd") -> None:
         self.url, self.clock, self.folder = fresh_url(kind), ManualClock(), folder / "leases"
-        monkeypatch.setattr(recall, "places", lambda: [Place(str(folder), "leases")])
+        monkeypatch.setattr(shelf, "places", lambda: [Place(str(folder), "leases")])
         monkeypatch.setattr(waiting, "shared_hub", lambda url, use: self.hub())
         self._hubs: list[Hub] = []
 
@@ -124,8 +121,6 @@ def host(monkeypatch: pytest.MonkeyPatch, memory: Path, request: pytest.FixtureR
     host.close()
 
 
-on_every_server = _every([kind for kind in SHARED if kind.served])
-on_etcd = _every([kind for kind in SHARED if kind.name == "etcd"])
 every_kind = pytest.mark.parametrize("host", KINDS, indirect=True)
 
 
@@ -324,7 +319,7 @@ def test_what_is_on_a_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.dies_holding()
     assert not host.acquires()
     host.clock.advance(TTL)
-    monkeypatch.setattr(recall, "_IN_MEMORY", ())
+    monkeypatch.setattr(shelf, "_IN_MEMORY", ())
     error = host.seek("trier").error
     assert isinstance(error, AcquireTimeout) and error.remaining == TTL
     assert "is not in memory" in str(error.__notes__)
@@ -347,6 +342,14 @@ def test_an_entry_says_what_was_seen() -> None:
     assert found[0].version == (7, 2) and found[0].version != (7, 3)
     assert encode(key, found) == encode(key, seen)
     assert decode(key, encode(key, seen), now=12.24) == ()
+
+
+def test_an_entry_has_room_for_the_newest() -> None:
+    """What is too much for one file is left out, the oldest first."""
+    key = Key("boot", "etcd://host", "job")
+    seen = [Sighting(n, bytes(40_000), float(n)) for n in range(8)]
+    found = decode(key, encode(key, seen), now=100.0)
+    assert [it.at for it in found] == [5.0, 6.0, 7.0]
 
 
 # ---- where nothing can be kept -------------------------------------------------------------------
@@ -382,7 +385,7 @@ def test_the_first_place_that_can_be_used(monkeypatch: pytest.MonkeyPatch, host:
     (memory / "file").touch()
     first = [Place(str(memory / "none"), "leases"), Place(str(memory / "file"), "leases")]
     monkeypatch.setattr(
-        recall, "places", lambda: [*first, Place(str(memory), "new"), Place(str(memory), "leases")]
+        shelf, "places", lambda: [*first, Place(str(memory), "new"), Place(str(memory), "leases")]
     )
     assert host.acquires()
     host.clock.advance(TTL)
@@ -395,10 +398,10 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     user = os.geteuid()
     rest = [f"/run/user/{user}/leases", f"{SHM}/leases-{user}"]
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/mine")
-    assert [str(place) for place in recall.places()] == ["/run/mine/leases", *rest]
+    assert [str(place) for place in shelf.places()] == ["/run/mine/leases", *rest]
     for value in ("relative", ""):
         monkeypatch.setenv("XDG_RUNTIME_DIR", value)
-        assert [str(place) for place in recall.places()] == rest
+        assert [str(place) for place in shelf.places()] == rest
 
 
 def test_old_entries_are_swept(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,108 +419,8 @@ def test_old_entries_are_swept(memory: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, age in ages.items():
         (memory / name).touch()
         os.utime(memory / name, (now - age, now - age))
-    monkeypatch.setattr(recall, "_ENTRIES_MOST", 4)
+    monkeypatch.setattr(shelf, "FILES_MOST", 4)
     folder = os.open(memory, os.O_RDONLY)
-    recall.sweep(folder, now)
+    shelf.sweep(folder, 8 * 86400.0, now)
     os.close(folder)
     assert sorted(path.name for path in memory.iterdir()) == [".new", "b", "new"]
-
-
-# ---- as processes, on every store ----------------------------------------------------------------
-
-
-def kill(holder: subprocess.Popen[str]) -> None:
-    """End a holder as the loss of power does."""
-    holder.kill()
-    holder.wait()
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(memory))
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
-
-
-@pytest.mark.waits
-@on_every_server
-def test_the_living_and_the_dead(shop: Shop) -> None:
-    """A living holder keeps its lock, however late others try again; killed, it loses it to the second."""
-    ttl = shop.site.short
-    holder = shop.hold("--ttl", str(ttl), "--", "sleep", "60")
-    token = shop.slot().token
-    for _ in range(2):
-        assert shop.run("hold", "job", "-n", "--", "true").returncode == 75
-        time.sleep(ttl)
-    kill(holder)
-    assert shop.slot().token == token
-    done = shop.run("hold", "job", "-n", "--", "true")
-    assert done.returncode == 75 and "cannot be" not in done.stderr
-    time.sleep(ttl)
-    assert shop.run("hold", "job", "-n", "--", "true").returncode == 0
-
-
-@pytest.mark.waits
-@on_etcd
-def test_a_short_wait_goes_on_where_the_last_one_ended(shop: Shop) -> None:
-    """With -w shorter than the ttl one of the tries has seen enough; no single one has to wait for it."""
-    kill(shop.hold("--ttl", "1.5", "--", "sleep", "60"))
-    codes = [shop.run("hold", "job", "-w", "0.5", "--", "true").returncode for _ in range(3)]
-    assert codes[0] == 75 and codes[-1] == 0
-
-
-@pytest.mark.waits
-@on_etcd
-def test_who_gives_up_waiting_remembers_too(shop: Shop) -> None:
-    """What a command saw that was interrupted while it waited is not lost."""
-    kill(shop.hold("--ttl", "1.5", "--", "sleep", "60"))
-    waiter = shop.start("hold", "job", "--verbose", "--", "true")
-    assert waiter.stderr is not None and "waiting for" in waiter.stderr.readline()
-    since = time.monotonic()
-    waiter.terminate()
-    assert waiter.wait(30) == 143
-    time.sleep(max(since + 1.5 - time.monotonic(), 0.0))
-    assert shop.run("hold", "job", "-n", "--", "true").returncode == 0
-
-
-@pytest.mark.waits
-@on_etcd
-def test_a_dead_holder_of_a_slot(shop: Shop) -> None:
-    """Of two slots, the one whose holder was killed goes to the second try."""
-    words = ("job", "--slots", "2", "--ttl", "1.5")
-    first, second = (shop.start("hold", *words, "--", "sleep", "60") for _ in range(2))
-    until(lambda: all(shop.holder(f"job/slot-{slot}") for slot in range(2)))
-    kill(first)
-    assert shop.run("hold", *words, "-n", "--", "true").returncode == 75
-    time.sleep(1.5)
-    assert shop.run("hold", *words, "-n", "--", "true").returncode == 0
-    assert second.poll() is None
-
-
-# It has no place to keep anything in.
-FORGETFUL: Final = """
-import sys
-from leases.cli import main, recall
-recall.places = lambda: [recall.Place("/no/such/folder", "leases")]
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@on_etcd
-def test_what_cannot_be_kept_is_said(shop: Shop) -> None:
-    """Where nothing can be remembered, -n says that it cannot recognise the dead; --json has it as a fact."""
-    holder = shop.hold("--", "sleep", "60")
-    program = (sys.executable, "-c", FORGETFUL)
-    done = shop.run("hold", "job", "-n", "--", "true", program=program)
-    assert done.returncode == 75 and done.stderr.count("\n") == 1
-    assert "a dead holder cannot be recognised here" in done.stderr
-    assert "/no/such/folder/leases: No such file or directory" in done.stderr
-    for words, remembered in ((program, False), (LEASES, True)):
-        done = shop.run("hold", "job", "--skip", "--json", "--", "true", program=words)
-        events = [json.loads(line) for line in done.stderr.splitlines()]
-        (conflict,) = (event for event in events if event["event"] == "conflict")
-        assert done.returncode == 0 and conflict["remembered"] is remembered
-    assert shop.run("hold", "job", "--skip", "--", "true", program=program).stderr == ""
-    holder.terminate()
-    holder.wait()

@@ -195,7 +195,8 @@ class Attempt(threading.Thread):
 
     def _drive_with_memory(self, hub: Hub, search: Search) -> Tenure | None:
         """Go on from what earlier tries have seen; leaving without the lock, keep what this one has."""
-        from leases.cli.recall import CannotKeep, Memory
+        from leases.cli.recall import Memory
+        from leases.cli.shelf import CannotKeep
 
         memory = Memory(hub, search.names)
         memory.recall()
