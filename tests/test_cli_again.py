@@ -107,6 +107,22 @@ def test_a_signal_while_it_waits_again(shop: Shop) -> None:
     assert len(runs(shop)) == 1 and shop.holder() == "usurper"
 
 
+def test_ctrl_z_while_it_waits_again(shop: Shop) -> None:
+    """It stops it, the second time as the first: there is no command that it could be passed on to."""
+    process = start(shop)
+    assert catches(process.pid, signal.SIGTSTP)
+    shop.supersede(ttl=600)
+    until(lambda: not catches(process.pid, signal.SIGTSTP))
+    process.terminate()
+    assert process.wait(30) == 143
+
+
+def catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    (line,) = (it for it in Path(f"/proc/{process}/status").read_text().splitlines() if "SigCgt" in it)
+    return bool(int(line.split()[1], 16) & 1 << number - 1)
+
+
 @pytest.mark.waits
 def test_a_signal_that_came_before_the_loss(shop: Shop) -> None:
     """Asked to end, the command may take its time, but a loss meanwhile does not begin another run."""
@@ -148,6 +164,9 @@ class Ears:
     def __init__(self, number: int | None = None) -> None:
         self.waited: list[float] = []
         self._number = number
+
+    def leave(self, *numbers: int) -> None:
+        pass
 
     def wait(self, seconds: float) -> list[int]:
         self.waited.append(seconds)

@@ -158,6 +158,14 @@ def test_a_daemon_ends_with_its_command(shop: Shop) -> None:
     assert not shop.slot().held
 
 
+def test_a_daemon_is_told_when_the_command_is_stopped(shop: Shop) -> None:
+    """Who is in another session hears SIGTERM when the command, which heard it first, has ended."""
+    program = DAEMON + "time.sleep(600)\n"
+    words = ("--at-most-for", "0.5", "--kill-after", "3", "--", sys.executable, "-c", program)
+    assert shop.run("hold", "job", *words).returncode == 124
+    assert (shop.folder / "told").exists()
+
+
 def test_a_daemon_that_will_not_end(shop: Shop) -> None:
     """It is killed, --kill-after later."""
     program = DAEMON.replace("lambda *_: (open", "lambda *_: (0, open").replace(", os._exit(0))", ")")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from leases.cli.console import span
-from leases.cli.signals import ENDING
+from leases.cli.signals import ENDING, PASSING
 from leases.cli.waiting import Signalled, acquire
 from leases.clock import system_clock
 from leases.errors import AcquireTimeout, StoreError
@@ -29,6 +29,7 @@ def acquire_again(want: Want, signals: Signals, console: Console) -> Holding:
     Raises:
         Signalled: a signal came first.
     """
+    signals.leave(*PASSING)
     pause = PAUSE_LEAST
     while True:
         try:

@@ -111,12 +111,17 @@ class Command:
         self._cage = make_cage()
         self.status: int | None = None
         parent = os.getpid()
-        self.group = os.fork()
-        if self.group == 0:
-            ends = _Ends(order, report, (self._order, self._report))
-            _stand_by(recipe, inheritance, parent, self._cage, ends)
-        os.close(order)
-        os.close(report)
+        try:
+            self.group = os.fork()
+            if self.group == 0:
+                ends = _Ends(order, report, (self._order, self._report))
+                _stand_by(recipe, inheritance, parent, self._cage, ends)
+        except OSError:
+            self.close()
+            raise
+        finally:
+            os.close(order)
+            os.close(report)
         with contextlib.suppress(OSError):  # Whoever of the two comes first.
             os.setpgid(self.group, self.group)
 

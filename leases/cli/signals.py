@@ -50,6 +50,12 @@ class Signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _note)
 
+    def leave(self, *numbers: int) -> None:
+        """Hear of these signals no more: they do again what the system makes of them."""
+        for number in numbers:
+            if signal.getsignal(number) is _note:
+                signal.signal(number, signal.SIG_DFL)
+
     def wait(self, timeout: float | None, also: int | None = None) -> list[int]:
         """The signals that came, in order; empty after `timeout` seconds, or when woken.
 
