@@ -64,8 +64,8 @@ test-versions: venv  ## what asks for a server, against the oldest versions that
 	@LEASES_VERSIONS=old PYTHONPATH=tests $(BIN)/python -m servers.get --insist
 	LEASES_VERSIONS=old $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
 
-test-docker: venv  ## the same in containers: official images, or what is built here under their names
-	PYTHONPATH=tests $(BIN)/python -m servers.engine -- $(BIN)/python -m pytest -m "$(ON_SERVERS)" $(PYTEST_ARGS)
+test-docker: venv  ## the same in containers: official images, or what is built here under their names; ours, deployed
+	PYTHONPATH=tests $(BIN)/python -m servers.engine -- $(BIN)/python -m pytest -m "$(ON_SERVERS) or containers" $(PYTEST_ARGS)
 
 faults: check servers  ## real servers cut off, frozen, killed and crowded for longer than `make test` does: three quarters of an hour
 	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py tests/test_interrupts_several.py \

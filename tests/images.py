@@ -1,139 +1,163 @@
-"""The image of examples/container, built without a network: on a base that is this machine's own Python.
+"""The image of examples/container, and containers of it, for tests: built once, by the engine that there is.
 
-`runtime()` is a file system with a Python and what that is linked to, and nothing else: no shell. What
-`builder()` has besides is pip and a shell. The library's requirements are packed again as wheels from where
-they are installed, so that pip in the container finds them as it finds those of an index.
+`engine`, `built` and `image` are fixtures, for who imports them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tarfile
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import Distribution, distribution
-from pathlib import Path
-from typing import Final
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
-from packaging.requirements import Requirement
+import docker
+import docker.errors
+import pytest
 
-from layers import ROOT
+import image_base
+from servers import containers
+from servers.build import Missing
+from servers.engine import WITHOUT_NETWORK, an_engine
 
-# Of a Python: what runs nothing that we have.
-NOT_RUN: Final = re.compile(
-    r"/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip/_bundled|pydoc_data|unittest|config-[^/]+|site-packages)/"
-    r"|/_tkinter|\.a$|\.opt-\d\.pyc$"
+# Of the whole image, where somebody asked for containers; else what takes half a minute less.
+IN_CONTAINERS: Final = os.environ.get("SERVERS") == "docker"
+EXTRAS: Final = (
+    ("consul", "etcd", "kubernetes", "sidecar", "zookeeper") if IN_CONTAINERS else ("etcd", "sidecar")
 )
-_BUILDS_BY: Final = "hatchling"
-PATH: Final = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+PATIENCE: Final = 60.0
+DOCKERFILE: Final = "examples/container/Dockerfile"
 
 
-def runtime() -> bytes:
-    """A file system: this Python, where it is here."""
-    return _tar(_python())
+class Image:
+    """The image, and how it is meant to be run: as nobody, nothing to write to but /tmp, no capabilities."""
+
+    def __init__(self, client: Any, tag: str) -> None:
+        self.client, self.tag = client, tag
+        self._started: list[Any] = []
+
+    def start(self, *words: str, **options: Any) -> Any:
+        """Start a container."""
+        settings: dict[str, Any] = {
+            "network_mode": "host",
+            "read_only": True,
+            "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 # its own
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "detach": True,
+        }
+        self._started.append(self.client.containers.run(self.tag, list(words), **(settings | options)))
+        return self._started[-1]
+
+    def run(self, *words: str, **options: Any) -> tuple[int, str]:
+        """Run a container to its end: exit code, and what it wrote."""
+        started = self.start(*words, **options)
+        code = int(started.wait(timeout=PATIENCE)["StatusCode"])
+        return code, started.logs().decode()
+
+    def python(self, program: str) -> str:
+        """What a program prints inside."""
+        code, text = self.run("-c", program, entrypoint="/opt/leases/bin/python3")
+        assert code == 0, text
+        return text.strip()
+
+    def also(self, other: Image) -> None:
+        """Close another one with this."""
+        other._started = self._started
+
+    def close(self) -> None:
+        for started in self._started:
+            with contextlib.suppress(docker.errors.APIError):
+                started.remove(force=True)
+        self._started.clear()
 
 
-def builder(base: str) -> bytes:
-    """What to build to have the same with pip and a shell: a Dockerfile, and what it adds to a base."""
-    pip = Path(str(distribution("pip").locate_file("pip")))
-    shell = Path("/bin/sh").resolve()
-    packages = Path(sys.base_prefix) / "lib" / _version() / "site-packages"
-    files = {f"{packages}/pip/{path.relative_to(pip)}": path for path in _files(pip)}
-    added = _tar(files | {"/bin/sh": shell} | _linked([shell]))
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for name, inside in (
-            ("Dockerfile", f"FROM {base}\nADD added.tar /\n".encode()),
-            ("added.tar", added),
-        ):
-            about = tarfile.TarInfo(name)
-            about.size = len(inside)
-            tar.addfile(about, io.BytesIO(inside))
-    return content.getvalue()
+@dataclass(frozen=True)
+class Engine:
+    """A client of an engine: of the one that answers here, or of one of our own while the tests run."""
+
+    client: Any
+    own: bool
 
 
-def context(folder: Path, extras: Iterable[str]) -> None:
-    """Fill a folder with what `docker build` is run in: a checkout, and wheels of all that it requires."""
-    for name in ("LICENSE", "README.md", "pyproject.toml", ".dockerignore"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("leases", "backends", "examples/container"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "wheels").mkdir()
-    needed = dict(_closure("leases", frozenset(extras))) | dict(_closure(_BUILDS_BY, frozenset()))
-    for name, found in needed.items():
-        if name != "leases":
-            _wheel(found, folder / "wheels")
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with contextlib.ExitStack() as stack:
+        try:
+            # Where somebody asked for containers, and in CI, it is worth an installation.
+            install = os.environ.get("CI") == "true" or IN_CONTAINERS
+            own = containers.engine() is None
+            host = stack.enter_context(an_engine(WITHOUT_NETWORK, install=install))
+        except Missing as missing:
+            if IN_CONTAINERS:
+                pytest.fail(str(missing), pytrace=False)
+            pytest.skip(str(missing))
+        client = docker.DockerClient(base_url=host, timeout=120)
+        yield Engine(stack.enter_context(contextlib.closing(client)), own)
 
 
-def _python() -> dict[str, Path]:
-    """This Python's program, library and what they are linked to, by their names in the image."""
-    prefix = Path(sys.base_prefix)
-    program = Path(sys.executable).resolve()
-    library = Path(os.__file__).resolve().parent
-    shared = [path for path in library.glob("lib-dynload/*.so") if not NOT_RUN.search(str(path))]
-    files = {str(path): path for path in _files(library) if not NOT_RUN.search(str(path))}
-    files |= {str(program): program, str(prefix / "bin" / "python3"): program}
-    return files | _linked([program, *shared, *_of_grpc()])
+@pytest.fixture(scope="module")
+def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image's name, of which the base is made from this machine's Python."""
+    folder, tag = tmp_path_factory.mktemp("context"), f"leases-test:{secrets.token_hex(4)}"
+    arguments = {"BASE": f"{tag}-base", "BUILDER": f"{tag}-builder", "EXTRAS": ",".join(EXTRAS)}
+    made = list[str]()
+    try:
+        engine.client.api.import_image_from_data(
+            image_base.runtime(),
+            repository=tag.partition(":")[0],
+            tag=arguments["BASE"].partition(":")[2],
+            changes=[f"ENV PATH={image_base.PATH}"],
+        )
+        made.append(arguments["BASE"])
+        more = io.BytesIO(image_base.builder(arguments["BASE"]))
+        made += _build(engine.client, arguments["BUILDER"], fileobj=more, custom_context=True)
+        image_base.context(folder, EXTRAS)
+        wheels = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "wheels"}
+        made += _build(
+            engine.client, tag, path=str(folder), dockerfile=DOCKERFILE, buildargs=arguments | wheels
+        )
+        yield tag
+    finally:
+        if not engine.own:  # Our own takes them along.
+            for name in reversed(made):
+                with contextlib.suppress(docker.errors.APIError):
+                    engine.client.images.remove(name, force=True)
 
 
-def _of_grpc() -> Iterator[Path]:
-    """A client in C++: what it is linked to is in every usual base, and so in ours."""
-    yield from Path(str(distribution("grpcio").locate_file("grpc"))).rglob("*.so")
+def _build(client: Any, tag: str, **options: Any) -> list[str]:
+    """Build, without a network; all that was made on the way."""
+    try:
+        _, log = client.images.build(tag=tag, network_mode="none", rm=True, forcerm=True, **options)
+    except docker.errors.BuildError as error:
+        pytest.fail("".join(str(line.get("stream", line)) for line in error.build_log), pytrace=False)
+    told = "".join(str(line.get("stream", "")) for line in log)
+    return [*re.findall(r"---> ([0-9a-f]{12})$", told, re.MULTILINE), tag]
 
 
-def _linked(programs: Iterable[Path]) -> dict[str, Path]:
-    told = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True).stdout
-    found = map(os.path.normpath, re.findall(r"(?:=> |^\s)(/\S+) \(0x", told, re.MULTILINE))
-    return {name: Path(name) for name in found if "/site-packages/" not in name}
+@pytest.fixture
+def image(engine: Engine, built: str) -> Iterator[Image]:
+    image = Image(engine.client, built)
+    yield image
+    image.close()
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+def health(started: Any) -> str:
+    """What the engine thinks of a container."""
+    started.reload()
+    assert started.status == "running", started.logs().decode()
+    return str(started.attrs["State"]["Health"]["Status"])
 
 
-def _version() -> str:
-    return f"python{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _tar(files: Mapping[str, Path]) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w", dereference=True) as tar:
-        place = tarfile.TarInfo("tmp")
-        place.type, place.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(place)
-        for name, path in sorted(files.items()):
-            tar.add(path, name.lstrip("/"))
-    return content.getvalue()
-
-
-def _closure(name: str, extras: frozenset[str]) -> Iterator[tuple[str, Distribution]]:
-    """What a distribution requires, and it itself, as far as it is installed."""
-    found = distribution(name)
-    yield name, found
-    for text in found.requires or ():
-        wanted = Requirement(text)
-        if wanted.marker is None or any(wanted.marker.evaluate({"extra": e}) for e in extras | {""}):
-            yield from _closure(wanted.name, frozenset(wanted.extras))
-
-
-def _wheel(found: Distribution, folder: Path) -> None:
-    """Pack what is installed as the wheel that it came from, without its scripts, which pip makes anew."""
-    about = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"}
-    tags = re.findall(r"^Tag: (\w+)-(\w+)-(\w+)", found.read_text("WHEEL") or "", re.MULTILINE)
-    assert tags and found.files is not None, found.name
-    tag = "-".join(".".join(dict.fromkeys(part)) for part in zip(*tags, strict=True))
-    inside = [
-        file for file in found.files
-        if ".." not in file.parts and "__pycache__" not in file.parts and file.name not in about
-    ]  # fmt: skip
-    own = next(str(file.parent) for file in found.files if file.name == "METADATA")
-    whole = folder / f"{own.removesuffix('.dist-info')}-{tag}.whl"
-    with zipfile.ZipFile(whole, "w") as archive:
-        for file in inside:
-            archive.write(file.locate(), str(file))
-        archive.writestr(f"{own}/RECORD", "".join(f"{file},,\n" for file in [*inside, f"{own}/RECORD"]))
+def until(true: Callable[[], object], within: Any) -> None:
+    """Wait until a function says something true of a container that runs."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        within.reload()
+        told = within.logs().decode()
+        assert within.status == "running" and time.monotonic() < end, f"it did not come true: {told}"
+        time.sleep(0.05)

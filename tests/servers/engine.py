@@ -49,15 +49,15 @@ def main() -> int:
         return 1
 
 
-# The simplest storage needs nothing of the file system below; a bridge is made, as on any host.
-AS_USUAL: Final = ("--storage-driver=vfs",)
 # An engine for those who only build, and share the host's network: the host's own is left as it is.
 WITHOUT_NETWORK: Final = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
 
 
 @contextlib.contextmanager
-def an_engine(options: Sequence[str] = AS_USUAL, *, install: bool = True) -> Generator[str]:
+def an_engine(options: Sequence[str] = (), *, install: bool = True) -> Generator[str]:
     """The address of an engine: the one that answers, or one of our own, with these options.
+
+    By default it makes a bridge, as on any host, and takes the storage that the file system below allows.
 
     Args:
         install: get the engine's program first, where it is not here.
