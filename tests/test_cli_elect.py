@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -13,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from leases.cli import elect, hold
+from leases.cli import elect, hold, main
 from leases.cli.options import parse
 from leases_command import PATIENCE, Shop, until
-from stores import Site, every_shared_store
+from stores import Site
 from streams import until_event
 from terminals import Terminal
 
@@ -31,7 +30,6 @@ def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
 # ---- without a command ---------------------------------------------------------------------------
 
 
-@every_shared_store
 def test_two_candidates(shop: Shop) -> None:
     """One leads and the other sees it; SIGTERM resigns, so that the other leads before the ttl is over."""
     first = shop.start("elect", "job", "--holder", "a", "--ttl", "60")
@@ -127,11 +125,18 @@ def test_store_that_refuses_the_candidate(shop: Shop) -> None:
      ("job", "--meta", "leases.x=1"), ("job", "--priority", "1", "--", "true"), ("job", "true"),
      ("job", "--backend", "nothing")],
 )  # fmt: skip
-def test_mistakes_of_candidates(shop: Shop, words: tuple[str, ...]) -> None:
+def test_mistakes_of_candidates(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """One line, and the code for it; nothing is left in the folder."""
-    done = shop.run("elect", *words)
-    assert done.returncode == 64 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert list(shop.folder.iterdir()) == []
+    monkeypatch.setenv("LEASES_URL", f"sqlite:{tmp_path / 'leases.db'}")
+    assert main(["elect", *words]) == 64
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- with a command ------------------------------------------------------------------------------
@@ -174,7 +179,6 @@ def test_words_that_become_those_of_hold(monkeypatch: pytest.MonkeyPatch) -> Non
 # ---- validate ------------------------------------------------------------------------------------
 
 
-@every_shared_store
 def test_who_is_believed(shop: Shop) -> None:
     """Holder and token together, as they stand: 0; anything else is 1, with a sentence why."""
     shop.hold("--holder", "web-3")
@@ -220,8 +224,17 @@ def test_dead_holder_is_not_believed(shop: Shop) -> None:
      (("--holder", "a", "--token", "1", "--backend", "etcd://127.0.0.1:1/a"), 69),
      (("--holder", "a", "--token", "1", "--backend", "sqlite:none/x.db"), 77)],
 )  # fmt: skip
-def test_mistakes_of_who_validates(shop: Shop, words: tuple[str, ...], code: int) -> None:
+def test_mistakes_of_who_validates(
+    words: tuple[str, ...],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """No mistake is an answer."""
-    done = shop.run("validate", "job", *words)
-    assert done.returncode == code and done.stdout == "" and done.stderr.count("\n") == 1
-    assert not os.listdir(shop.folder)
+    monkeypatch.setenv("LEASES_URL", f"sqlite:{tmp_path / 'leases.db'}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", "job", *words]) == code
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert not (tmp_path / "none").exists()

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from leases import Lock, connect
+from leases.cli import main
 from leases.cli.rows import table
 from leases.cli.status import describe
 from leases.store import Status
 from leases_command import Shop
 from stores import Site, every_shared_store
+from stubborn import fresh_url
 
 
 @pytest.fixture
@@ -90,6 +93,24 @@ def test_list_as_json(busy: Shop) -> None:
         ("orders/2", "web-4"),
     ]
     assert locks[0]["metadata"] == {"build": "17"}
+
+
+def test_bids_are_left_out(shop: Shop) -> None:
+    """What candidates hold beside the lock that is led is nobody's lock; --all shows it, in words."""
+    with Lock("lead/bid", store=shop.url, metadata={"leases.priority": "3"}), Lock("lead", store=shop.url):
+        assert shop.run("list", "--names").stdout == "lead\n"
+        shown = shop.run("list", "--all").stdout.splitlines()
+    assert len(shown) == 3 and shown[2].startswith("lead/bid") and shown[2].endswith("(priority 3)")
+
+
+def test_only_what_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a release leaves a record, --held leaves it out."""
+    with connect(fresh_url("zookeeper")) as store:
+        store.lock("a").acquire().release()
+        with store.lock("b"):
+            for option, names in (("--all", "a\nb\n"), ("--held", "b\n")):
+                assert main(["list", "--names", option, "--backend", store.hub.url]) == 0
+                assert capsys.readouterr().out == names
 
 
 def test_foreign_record(busy: Shop) -> None:
