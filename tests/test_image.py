@@ -28,7 +28,7 @@ from servers.process import HOST, Ports
 TTL: Final = 60.0
 OF_EXTRAS: Final = {"grpc": "etcd", "kazoo": "zookeeper", "kubernetes": "kubernetes", "uvicorn": "sidecar"}
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]  # the first one builds
 
 
 def test_a_build_is_sent_what_it_needs_and_no_more() -> None:
@@ -58,7 +58,6 @@ def name() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # the first one builds
 def test_it_says_what_it_is(image: Image) -> None:
     """A user that is a number and not root, a check and an entry without a shell, and its default command."""
     about = image.client.images.get(image.tag).attrs["Config"]

@@ -33,7 +33,7 @@ from test_manifests import namespace as namespace
 pytestmark = [
     pytest.mark.containers,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),  # the first one builds
     pytest.mark.skipif(not IN_CONTAINERS, reason="needs networks between containers: make test-docker"),
 ]
 
