@@ -32,17 +32,21 @@ KINDS: Final = {
     "forks on and on": "echo >&9; while :; do (setsid sh -c 'sleep 0.3; sleep 0.2' &); sleep 0.1; done",
 }
 
-# Reads words as JSON, one `leases …` a line, forks that, and answers with its process id.
+# Reads words as JSON, one `leases …` a line, forks that, and answers with its process id. The first word says
+# whether the command may have a control group.
 _FORKS: Final = """
 import json, os, sys
-import leases.cli.hold, leases_backends.sqlite
+import leases.cli.cgroup, leases.cli.hold, leases_backends.sqlite
 from leases.cli.program import program
 for line in sys.stdin:
     if (pid := os.fork()) == 0:
         os.setsid()
         sys.stdin.close()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.argv = ["leases", *json.loads(line)]
+        caged, *words = json.loads(line)
+        if not caged:
+            leases.cli.cgroup.home = lambda: None
+        sys.argv = ["leases", *words]
         program()
     print(pid, flush=True)
 sys.stdin.close()
@@ -94,12 +98,12 @@ class Forest:
         )  # fmt: skip
         self.trees: list[Tree] = []
 
-    def plant(self, kind: str, *options: str) -> Tree:
-        """Start one."""
+    def plant(self, kind: str, *options: str, caged: bool) -> Tree:
+        """Start one, with a control group where there are any, or without."""
         tree = Tree(self._folder / f"tree-{len(self.trees)}", kind)
         self.trees.append(tree)
         assert self._parent.stdin is not None and self._parent.stdout is not None
-        print(json.dumps(tree.words(options)), file=self._parent.stdin, flush=True)
+        print(json.dumps([caged, *tree.words(options)]), file=self._parent.stdin, flush=True)
         tree.holder = int(self._parent.stdout.readline())
         return tree
 
