@@ -338,7 +338,12 @@ class File:
         if self._spent:
             raise StoreDenied(f"{self.path} {self._spent}")
         self._create()
-        stat = os.stat(self.path)
+        try:
+            stat = os.stat(self.path)
+        except FileNotFoundError as error:
+            raise StoreUnavailable(f"{self.path} was removed while it was opened; try again") from error
+        except OSError as error:
+            raise cannot_open(self.path, error) from error
         self._db = db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         self._patience = 0
         try:

@@ -65,12 +65,14 @@ def connect(url: str = "sqlite:") -> Sqlite:
     decides who may use the file.
 
     Raises:
-        ConfigurationError: an unknown parameter, no path, a directory, or a file system that will not do.
+        ConfigurationError: an unknown parameter, no path, what is no file, or a file system that will not do.
     """
     rest, _ = split(url)
     path = _path(url, rest) if rest else os.path.join(state_directory(), "leases.db")
     if os.path.isdir(path):
         raise ConfigurationError(f"{shown(url)}: {path} is a directory; name a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigurationError(f"{shown(url)}: {path} is a device or a pipe; name a file")
     check_filesystem(path, read_mounts())
     return Sqlite(file_at(path, private=not rest), f"sqlite://{os.path.realpath(path)}")
 
@@ -89,6 +91,8 @@ def _path(url: str, rest: str) -> str:
         rest = "/" + rest.lstrip("/")
         if os.name == "nt" and rest[2:3] == ":":
             rest = rest[1:]
+    if "\0" in rest:
+        raise ConfigurationError(f"{shown(url)} names a file that no system can have; name another")
     if rest.endswith(("/", os.sep)):
         raise ConfigurationError(f"{shown(url)} names a directory; name a file in it")
     return os.path.abspath(os.path.expanduser(rest))

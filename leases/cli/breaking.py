@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from leases.cli.console import complain, plain, print_out, span
-from leases.cli.options import add_store
+from leases.cli.options import add_store, token
 from leases.cli.status import facts
 from leases.store import connect
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _MORE
     add = parser.add_argument
     add("name", metavar="NAME", help="the lock")
-    add("--if-token", type=int, required=True, metavar="N", help="the token of the tenure to end")
+    add("--if-token", type=token, required=True, metavar="N", help="the token of the tenure to end")
     add("--now", action="store_true", help="free it at once: two may hold it for a while; see below")
     add_store(parser)
     add("--json", action="store_true", help="one JSON object: what stands in the store then")

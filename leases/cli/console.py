@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LAST_WORDS: Final = 1.0
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ERASE: Final = "\r\x1b[K"
+_LONGEST: Final = 1000  # characters of a line about what went wrong
 
 
 class OutputFailed(OSError):
@@ -44,7 +45,8 @@ def print_out(text: str, *, flush: bool = True) -> int:
     if sys.stdout is None:  # The caller had closed it.
         return 0
     try:
-        sys.stdout.write(_encodable(text, sys.stdout.encoding))
+        if text:  # Without a buffer even nothing is written, and a full device refuses that.
+            sys.stdout.write(_encodable(text, sys.stdout.encoding))
         if flush:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -73,7 +75,14 @@ def silence_output() -> None:
 
 def complain(who: str, text: str) -> None:
     """One line about what went wrong."""
-    _write(f"{who}: {plain(text)}\n")
+    _write(f"{who}: {plain(shortened(text))}\n")
+
+
+def shortened(text: str) -> str:
+    """Text that somebody can read, even where it repeats what a script has passed on; its end stays."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def plain(text: str) -> str:
@@ -120,7 +129,7 @@ class Console:
     def line(self, event: str, text: str, **facts: Any) -> str:
         """The line that says it."""
         if not self.as_json:
-            return f"leases: {plain(text)}\n"
+            return f"leases: {plain(shortened(text))}\n"
         from json import dumps
 
         return dumps({"event": event, **facts, "message": text}) + "\n"

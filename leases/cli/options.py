@@ -108,7 +108,17 @@ def parser_of(program: str, summary: str, module: ModuleType) -> Parser:
     parser._positionals.title = "arguments"  # "positional" is a word for programmers
     parser.takes_command = getattr(module, "TAKES_COMMAND", False)
     module.add_arguments(parser)
+    if parser.usage is None:
+        parser.usage = _usage(parser)
     return parser
+
+
+def _usage(parser: Parser) -> str:
+    """How it is typed: what cannot be left out, and that there is more."""
+    arguments = [action for action in parser._actions if not action.option_strings]
+    words = [f"[{invocation(each)}]" if each.nargs == "?" else invocation(each) for each in arguments]
+    words += [invocation(each) for each in parser._actions if each.option_strings and each.required]
+    return " ".join([parser.prog, *words, "[options]"])
 
 
 def parse(program: str, summary: str, module: ModuleType, words: list[str]) -> argparse.Namespace:
@@ -149,8 +159,17 @@ def duration(text: str) -> float:
 
 def exit_code(text: str) -> int:
     """An exit code, 0 to 255."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 255):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= 255):
         raise argparse.ArgumentTypeError(f'"{text}" is not an exit code; write a number from 0 to 255')
+    return int(text)
+
+
+def token(text: str) -> int:
+    """A fencing token."""
+    if not (text.isascii() and text.isdigit() and len(text) < 40):
+        raise argparse.ArgumentTypeError(
+            f'"{text}" is not a token; write a number, as leases status NAME shows it'
+        )
     return int(text)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from leases.cli import exits
 from leases.cli.console import complain, print_out
-from leases.cli.options import add_store, duration
+from leases.cli.options import add_store, duration, token
 from leases.errors import TokenRefused
 from leases.fencing.token import Token
 from leases.fencing.validator import Validator
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", metavar="NAME", help="the lock")
     add("--holder", required=True, metavar="NAME", help="who the caller says it is")
-    add("--token", type=int, required=True, metavar="N", help="the fencing token that the caller shows")
+    add("--token", type=token, required=True, metavar="N", help="the fencing token that the caller shows")
     add("--timeout", type=duration, default=5.0, metavar="SECS", help="for the store's answer; default 5")
     add_store(parser)
     add("--json", action="store_true", help='one JSON object, with "valid" and "why"')

@@ -17,7 +17,7 @@ from leases.cli.status import describe, facts
 from leases.cli.watching import Looker, Seen, Trouble, tell_of_readers
 from leases.clock import system_clock
 from leases.errors import RecordRefused
-from leases.record import check_name
+from leases.record import check_name, check_prefix
 from leases.registry import scheme_of, store_url
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.every < _EVERY_LEAST:
         raise UsageError(f"--every {args.every:g} is too often; write {_EVERY_LEAST:g} or more")
     name = None if args.name is None else check_name(args.name)
+    check_prefix(args.prefix)
     scheme_of(url := store_url(args.backend))
     prepare_process()
     signals = Signals()

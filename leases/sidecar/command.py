@@ -12,7 +12,7 @@ from leases.cli.console import Console
 from leases.cli.options import UsageError, add_store, duration, pair
 from leases.errors import ConfigurationError
 from leases.identity import default_holder
-from leases.registry import VARIABLE
+from leases.registry import VARIABLE, open_backend, store_url
 from leases.sidecar.port import PORT, Address, address, listen
 from leases.urls import shown
 
@@ -111,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             f'the sidecar needs the package {error.name}; install it with: pip install "leases[sidecar]"'
         ) from error
+    name, store = _name(args), _store(args)
+    open_backend(store_url(store)).close()  # What makes no sense is told before anything is served.
     candidate = Candidate(
-        _name(args),
-        store=_store(args),
+        name,
+        store=store,
         ttl=args.ttl,
         holder=args.holder if args.holder is not None else _default_id(),
         metadata=dict(args.meta),

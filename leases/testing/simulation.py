@@ -316,10 +316,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the simulator can be asked."""
     parser.epilog = _MORE
     parser.add_argument(
-        "--seeds", type=int, default=20_000, metavar="N", help="how many to run (default 20000)"
+        "--seeds", type=_positive, default=20_000, metavar="N", help="how many to run (default 20000)"
     )
     parser.add_argument("--start", type=int, default=0, metavar="S", help="the first of them (default 0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="J", help="processes")
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="J", help="processes")
     parser.add_argument("--seed", metavar="S", help="run this one alone, and say what happened")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="with --seed: draw its timeline")
@@ -328,6 +328,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind", choices=kinds, metavar="KIND", help=f"the store's rules: one of {', '.join(kinds)}"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number above 0; write one such as 1000')
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
