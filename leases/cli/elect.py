@@ -229,5 +229,5 @@ class _Candidate:
                 known = {"event": event, "name": self._elector.name, "holder": self._elector.holder}
                 line = {**known, **facts, "at": round(time.time(), 3), "message": text}
                 print_out(json.dumps(line) + "\n")
-            else:
+            elif facts.get("leader") != self._elector.holder:  # That is said by its election.
                 print_out(f"{time.strftime('%H:%M:%S')}  {plain(text)}\n")

@@ -48,14 +48,12 @@ class Option(NamedTuple):
         typed: the same as help shows it, with its value.
         help: what help says of it.
         value: what follows it; None where nothing does.
-        required: the command makes no sense without it.
     """
 
     names: Sequence[str]
     typed: str
     help: str
     value: Word | None
-    required: bool = False
 
 
 class Shape(NamedTuple):
@@ -64,6 +62,7 @@ class Shape(NamedTuple):
     Attributes:
         name: as it is typed after `leases`.
         summary: what it does in a few words.
+        usage: how it is typed.
         options: its options, in the order of its help.
         words: its arguments.
         takes_command: another command may follow, behind `--`.
@@ -72,19 +71,11 @@ class Shape(NamedTuple):
 
     name: str
     summary: str
+    usage: str
     options: Sequence[Option]
     words: Sequence[Word]
     takes_command: bool
     prose: str
-
-    @property
-    def usage(self) -> str:
-        """How it is typed."""
-        words = [f"[{word.shown}]" if word.optional else word.shown for word in self.words]
-        words += [option.typed for option in self.options if option.required]
-        words += ["[options]"] if self.options else []
-        words += ["[-- COMMAND [ARGUMENT...]]"] if self.takes_command else []
-        return " ".join(["leases", self.name, *words])
 
 
 def shape_of(name: str, summary: str, module: ModuleType) -> Shape:
@@ -103,12 +94,12 @@ def shape_of(name: str, summary: str, module: ModuleType) -> Shape:
             continue
         value = None if action.nargs == 0 else _word(action, help_text)
         names = tuple(action.option_strings)
-        options.append(Option(names, invocation(action), help_text, value, action.required))
-    return Shape(name, summary, options, words, parser.takes_command, parser.epilog or "")
+        options.append(Option(names, invocation(action), help_text, value))
+    usage = parser.usage or parser.prog
+    return Shape(name, summary, usage, options, words, parser.takes_command, parser.epilog or "")
 
 
 _VALUES: Final = {"URL": Value.STORE, "FILE": Value.FILE, "PREFIX": Value.LOCK}
-_COMMAND: Final = Word("COMMAND", Value.COMMAND, help="the command", optional=True)
 
 
 def shapes() -> Iterator[Shape]:
@@ -117,9 +108,8 @@ def shapes() -> Iterator[Shape]:
 
     for name, command in COMMANDS.items():
         yield shape_of(name, command.summary, load(name))
-    yield Shape(
-        "help", "what a command does and takes", (), (_COMMAND._replace(choices=(*COMMANDS,)),), False, ""
-    )
+    asked = Word("COMMAND", Value.COMMAND, tuple(COMMANDS), "the command", optional=True)
+    yield Shape("help", "what a command does and takes", "leases help [COMMAND]", (), (asked,), False, "")
 
 
 def _word(action: argparse.Action, text: str) -> Word:
