@@ -53,7 +53,7 @@ def shop(site: Site, tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPat
 @on_every_server
 def test_the_living_and_the_dead(shop: Shop) -> None:
     """A living holder keeps its lock, however late others try again; killed, it loses it to the second."""
-    ttl = shop.site.short
+    ttl = shop.site.short + 0.5
     holder = shop.hold("--ttl", str(ttl), "--", "sleep", "60")
     token = shop.slot().token
     for _ in range(2):
@@ -94,12 +94,12 @@ def test_who_gives_up_waiting_remembers_too(shop: Shop) -> None:
 @on_etcd
 def test_a_dead_holder_of_a_slot(shop: Shop) -> None:
     """Of two slots, the one whose holder was killed goes to the second try."""
-    words = ("job", "--slots", "2", "--ttl", "1.5")
+    words = ("job", "--slots", "2", "--ttl", "3")
     first, second = (shop.start("hold", *words, "--", "sleep", "60") for _ in range(2))
     until(lambda: all(shop.holder(f"job/slot-{slot}") for slot in range(2)))
     kill(first)
     assert shop.run("hold", *words, "-n", "--", "true").returncode == 75
-    time.sleep(1.5)
+    time.sleep(3)
     assert shop.run("hold", *words, "-n", "--", "true").returncode == 0
     assert second.poll() is None
 
