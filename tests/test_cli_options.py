@@ -68,15 +68,15 @@ def test_so_many_hold_and_no_more(shop: Shop) -> None:
 
 
 def test_the_name_of_a_slot_is_a_locks_name(shop: Shop) -> None:
-    """What a command finds as LEASES_NAME and LEASES_TOKEN is what `leases status` says of it."""
-    done = shop.run(
-        "hold", "job", "--slots", "3", "-c", f"{sys.executable} -m leases status $LEASES_NAME --json"
-    )
-    found = json.loads(done.stdout)
-    assert re.fullmatch("job/slot-[012]", found["name"]) and found["metadata"] == {"leases.slots": "3"}
-    done = shop.run("hold", "job", "--slots", "3", "-c", "echo $LEASES_NAME $LEASES_SLOT $LEASES_TOKEN")
-    name, slot, token = done.stdout.split()
-    assert name == f"job/slot-{slot}" and int(token) >= 1
+    """What a command finds of its slot in the environment is what other commands of `leases` understand."""
+    leases = f"{sys.executable} -m leases"
+    proof = "$LEASES_NAME --holder $LEASES_HOLDER --token $LEASES_TOKEN"
+    line = f"echo $LEASES_NAME $LEASES_SLOT; {leases} status $LEASES_NAME --json; {leases} validate {proof}"
+    done = shop.run("hold", "job", "--slots", "3", "-c", line)
+    first, status = done.stdout.splitlines()[:2]
+    name, slot = first.split()
+    assert done.returncode == 0 and name == f"job/slot-{slot}" and slot in "012"
+    assert json.loads(status)["name"] == name and json.loads(status)["metadata"] == {"leases.slots": "3"}
 
 
 @pytest.mark.parametrize(("words", "code"), [(("-n",), 75), (("-w", "0.4"), 75), (("--skip",), 0)])
@@ -308,6 +308,20 @@ def test_the_last_word_while_it_waits(shop: Shop, number: int) -> None:
         word = json.loads(text)
         assert (word["outcome"], word["code"], word["command"]) == ("signalled", 143, None)
     end(holder)
+
+
+@pytest.mark.parametrize(("where", "code"), [("/dev/full", 74), ("a closed pipe", 141)])
+def test_the_last_word_of_who_cannot_print_the_lease(shop: Shop, where: str, code: int) -> None:
+    """If the lease cannot be printed, the last word and the exit code say the same."""
+    read, stdout = (
+        os.pipe()
+        if where == "a closed pipe"
+        else (os.open(os.devnull, os.O_RDONLY), os.open(where, os.O_WRONLY))
+    )
+    os.close(read)
+    status, word = last_word(shop, "job", stdout=stdout)
+    os.close(stdout)
+    assert (status, word["code"], word["outcome"], word["released"]) == (code, code, "unread", True)
 
 
 def test_the_last_word_is_not_the_commands_affair(shop: Shop) -> None:

@@ -52,6 +52,7 @@ exit codes:
   64     the words on the command line make no sense
   69     the store cannot be reached
   70     the lease was lost, whatever the command says (--lost-exit-code)
+  74     the lease could not be printed on stdout
   75     held by another, for all of the time allowed (-E; 0 with --skip)
   77     the store, or what is in it, refuses us
   124    the command was stopped after --at-most-for
@@ -65,10 +66,10 @@ acquired, jeopardy, lost, overtime, stopped, suspended, undead, unguarded, ended
 unconfirmed, conflict, error and unread, and at the end always exit, with "code".
 
 --status-fd N: one object at the very end, for who has to tell our exit codes from those of the command. Its
-"outcome" is done, overtime, lost, conflict, unavailable, refused, usage, unrunnable or signalled; "code" is
-our exit code, "command" has the "code" and the "signal" that the command ended with, or is null; then
-"name", "slot", "holder", "token", "held" (seconds) and "released". The command does not inherit N. There is
-no line where options could not be read, nor when this process was killed.
+"outcome" is done, overtime, lost, conflict, unavailable, refused, usage, unrunnable, signalled or unread;
+"code" is our exit code, "command" has the "code" and the "signal" that the command ended with, or is null;
+then "name", "slot", "holder", "token", "held" (seconds) and "released". The command does not inherit N.
+There is no line where options could not be read, nor when this process was killed.
 
 examples:
   leases hold nightly --skip -- ./report.sh          on many hosts, from cron: one of them runs it
@@ -179,9 +180,9 @@ def run(args: argparse.Namespace) -> int:
         code = exits.code_of(error)
         outcome = exits.OUTCOMES.get(code, "unavailable")
         console.say("error", str(error))
-    except (BrokenPipeError, OutputFailed):
+    except (BrokenPipeError, OutputFailed) as error:
         if witness is not None:
-            witness.end("signalled", exits.UNREAD)
+            witness.end("unread", exits.OUTPUT if isinstance(error, OutputFailed) else exits.UNREAD)
         raise
     except OSError as error:
         code, outcome = exits.CANNOT_RUN, "unrunnable"
