@@ -419,8 +419,9 @@ def test_old_entries_are_swept(memory: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, age in ages.items():
         (memory / name).touch()
         os.utime(memory / name, (now - age, now - age))
-    monkeypatch.setattr(shelf, "FILES_MOST", 4)
     folder = os.open(memory, os.O_RDONLY)
-    shelf.sweep(folder, 8 * 86400.0, now)
+    for most, left in ((100, [".new", "b", "c", "new"]), (3, [".new", "b", "new"])):
+        monkeypatch.setattr(shelf, "FILES_MOST", most)
+        shelf.sweep(folder, 8 * 86400.0, now)
+        assert sorted(path.name for path in memory.iterdir()) == left
     os.close(folder)
-    assert sorted(path.name for path in memory.iterdir()) == [".new", "b", "new"]
