@@ -325,6 +325,15 @@ def test_what_is_on_a_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is not in memory" in str(error.__notes__)
 
 
+def test_no_folder_is_made_on_a_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory, nothing is made, and that is said."""
+    host.dies_holding()
+    monkeypatch.setattr(shelf, "_IN_MEMORY", ())
+    error = host.seek("trier").error
+    assert isinstance(error, AcquireTimeout) and "is not in memory" in str(error.__notes__)
+    assert not host.folder.exists()
+
+
 def test_a_clone_waits_for_longer(host: Host) -> None:
     """S76: in a copy of the host whose clocks stood still, the holder is only left alone for longer."""
     host.dies_holding()
