@@ -20,7 +20,7 @@ _UNAVAILABLE: Final = {
     sqlite3.SQLITE_BUSY: "other processes kept it busy for the whole time allowed, allow more",
     sqlite3.SQLITE_LOCKED: "other processes kept it busy for the whole time allowed, allow more",
     sqlite3.SQLITE_FULL: "its disk is full, make room",
-    sqlite3.SQLITE_IOERR: "its disk does not work as it should, look at the kernel's log",
+    sqlite3.SQLITE_IOERR: "its disk does not work as it should, look at the kernel's log, and at: ulimit -f",
     sqlite3.SQLITE_CORRUPT: "it is damaged, so stop all its clients, remove it, and start them again",
     sqlite3.SQLITE_PROTOCOL: "its locks do not work as they should, so put it on a local disk",
 }
@@ -41,6 +41,8 @@ def translate(error: sqlite3.Error, path: str) -> StoreError:
             return StoreDenied(f"{path} cannot be written by {_me()}; {_remedy(path)}")
         case sqlite3.SQLITE_CANTOPEN:
             return cannot_open(path)
+        case sqlite3.SQLITE_IOERR if _no_room(path):  # for the memory that processes share
+            return StoreUnavailable(f"{path}: SQLite says: {error}; {_UNAVAILABLE[sqlite3.SQLITE_FULL]}")
         case _:
             why = _UNAVAILABLE.get(
                 found, "if it stays so, stop all its clients, remove it, and start them again"
@@ -63,6 +65,13 @@ def cannot_open(path: str, error: OSError | None = None) -> StoreError:
         return StoreUnavailable(f"{path} cannot be opened, too many files are open; raise ulimit -n")
     because = "" if error is None else f" ({error.strerror})"
     return StoreDenied(f"{path} cannot be opened by {_me()}{because}; {_remedy(path)}")
+
+
+def _no_room(path: str) -> bool:
+    try:
+        return not os.statvfs(os.path.dirname(path)).f_bavail
+    except (AttributeError, OSError):  # There is no such call on Windows.
+        return False
 
 
 def _me() -> str:
