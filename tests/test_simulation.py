@@ -28,7 +28,7 @@ from leases.testing.swarm import FAULTS, prepare
 from leases.testing.timeline import Bar, draw, story
 from leases.testing.world import Host, Mark, Violation, World
 
-SEEDS = 20_000 if os.environ.get("LEASES_LONG") else 12_000
+SEEDS = 20_000 if os.environ.get("LEASES_LONG") else 6_000
 
 # Seeds at which the machine was once wrong, and what was wrong with it. The runs have changed since, as they
 # do with every change to what is drawn; the schedule that each of them showed is a scenario of its own.
