@@ -35,8 +35,7 @@ TITLE: Final = (
     "report ends with it, the lock passes on with a new token, and the second shell's report starts. "
     "Beside it, leases watch shows who holds the lock."
 )
-COLUMNS: Final = 64
-PANES: Final = (("web-1", 11), ("web-2", 11), ("another shell on web-1", 5), ("ops", 5))
+PANES: Final = (("web-1", 64, 11), ("web-2", 64, 11), ("another shell on web-1", 44, 5), ("ops", 84, 5))
 PATIENCE: Final = 20.0  # seconds for what takes milliseconds on an idle host, or the ttl
 REPORT: Final = """\
 #!/bin/sh
@@ -239,8 +238,8 @@ def _panes(folder: Path, hurry: float) -> Generator[tuple[Pane, ...]]:
     }
     made: list[Pane] = []
     try:
-        for title, lines in PANES:
-            made.append(Pane(title, COLUMNS, lines, cwd=folder, env=here))
+        for title, columns, lines in PANES:
+            made.append(Pane(title, columns, lines, cwd=folder, env=here))
         yield tuple(made)
     finally:
         for pane in made:

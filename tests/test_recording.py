@@ -35,11 +35,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def rows(group: ET.Element) -> list[str]:
-    """The rows of a group, by their height in the picture and from left to right."""
+    """The rows of a group, by their height in the picture; a row of a terminal on the right begins past 340."""
     found: dict[tuple[float, bool], list[tuple[float, str]]] = {}
     for text in group.iter(f"{SVG}text"):
         x = float(text.get("x", ""))
-        found.setdefault((float(text.get("y", "")), x > 480), []).append((x, "".join(text.itertext())))
+        found.setdefault((float(text.get("y", "")), x > 340), []).append((x, "".join(text.itertext())))
     return ["  ".join(part.strip() for _, part in sorted(parts)) for _, parts in sorted(found.items())]
 
 
