@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -108,6 +110,23 @@ def test_candidate_that_nobody_reads(shop: Shop) -> None:
     candidate.stdout.close()
     assert candidate.wait(PATIENCE) == 141
     assert shop.holder() is None
+
+
+def test_reader_that_does_not_read(shop: Shop) -> None:
+    """A pipe that is full holds up the printing and nothing else: a signal is heard, and it resigns."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    os.set_blocking(write, True)
+    process = shop.start("elect", "job", "--ttl", "60", stdout=write)
+    os.close(write)
+    until(lambda: shop.holder() is not None)
+    process.terminate()
+    assert process.wait(PATIENCE) == 0
+    assert shop.holder() is None
+    os.close(read)
 
 
 def test_store_that_refuses_the_candidate(shop: Shop) -> None:

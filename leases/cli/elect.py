@@ -11,10 +11,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from leases.cli import exits
-from leases.cli.console import complain, plain, print_out, span
+from leases.cli.console import complain, plain, span
 from leases.cli.options import UsageError, add_store, duration, pair
+from leases.cli.printing import Printer
 from leases.cli.signals import ENDING, Signals, prepare_process
-from leases.cli.watching import tell_of_readers
 from leases.clock import system_clock
 from leases.elector import Elector
 from leases.errors import LeaseLost
@@ -175,19 +175,19 @@ class _Candidate:
         """Until a signal, or until the store refuses."""
         self._diary.ring = self._signals.wake
         hooks.listen(self._diary.hear)
-        readers = tell_of_readers(self._signals.wake)
+        printer = Printer(self._signals.wake)
         self._thread.start()
         try:
-            while not self._over:
+            while not self._over and printer.error is None:
                 if any(number in ENDING for number in self._signals.wait(None)):
                     break
-                if readers.gone:
-                    raise BrokenPipeError
-                self._print()
+                self._print(printer)
         finally:
             ended = self._stop()
-        self._print()
-        return self._code(ended=ended)
+        self._print(printer)
+        if printer.error is not None:
+            raise printer.error
+        return self._code(printer, ended=ended)
 
     def _take_part(self) -> None:
         try:
@@ -210,24 +210,23 @@ class _Candidate:
                     os._exit(exits.SIGNALLED + number)
         return self._over
 
-    def _code(self, *, ended: bool) -> int:
+    def _code(self, printer: Printer, *, ended: bool) -> int:
         if self._error is not None:
             raise self._error
+        code = printer.finish(exits.OK)
         if not ended:
             complain("leases elect", "the store did not confirm the resignation; at the latest it is free "
                      "when the lease has run out")  # fmt: skip
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            os._exit(exits.OK)  # The end of an interpreter would wait for the store.
-        return exits.OK
+            os._exit(code)  # The end of an interpreter would wait for the store.
+        return code
 
-    def _print(self) -> None:
+    def _print(self, printer: Printer) -> None:
         """Print what happened; the troubles of the store are for stderr, unless it is all JSON."""
         while self._diary.notes:
             event, text, facts = self._diary.notes.popleft()
             if self._as_json:
                 known = {"event": event, "name": self._elector.name, "holder": self._elector.holder}
                 line = {**known, **facts, "at": round(time.time(), 3), "message": text}
-                print_out(json.dumps(line) + "\n")
+                printer.put(json.dumps(line) + "\n")
             elif facts.get("leader") != self._elector.holder:  # That is said by its election.
-                print_out(f"{time.strftime('%H:%M:%S')}  {plain(text)}\n")
+                printer.put(f"{time.strftime('%H:%M:%S')}  {plain(text)}\n")

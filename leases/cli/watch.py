@@ -7,14 +7,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from leases.cli import exits
-from leases.cli.console import complain, on_terminal, print_out
+from leases.cli.console import complain, on_terminal
 from leases.cli.options import UsageError, add_store, duration
+from leases.cli.printing import Printer
 from leases.cli.rows import is_bid
 from leases.cli.screen import Screen
 from leases.cli.sights import Sights
 from leases.cli.signals import ENDING, Signals, prepare_process
 from leases.cli.status import describe, facts
-from leases.cli.watching import Looker, Seen, Trouble, tell_of_readers
+from leases.cli.watching import Looker, Seen, Trouble
 from leases.clock import system_clock
 from leases.errors import RecordRefused
 from leases.record import check_name, check_prefix
@@ -191,24 +192,18 @@ class _Lines(_Following):
         self._as_json = as_json
 
     def run(self) -> int:
-        readers = tell_of_readers(self.signals.wake)
-        while True:
+        printer = Printer(self.signals.wake)
+        while printer.error is None:
             self.take_in()
-            self._tell()
+            # Who reads slowly is told what is so, and not all that was so meanwhile.
+            if self.sights is not None and printer.idle:
+                changes = self.wanted(self.sights.changes(self.known_at()))
+                if changes:
+                    printer.put("".join(map(self._line, changes)))
             if any(number in ENDING for number in self.signals.wait(self.rest())):
-                return exits.OK
-            if readers.gone:
-                raise BrokenPipeError
+                return printer.finish(exits.OK)
             self.look_if_due()
-
-    def _tell(self) -> None:
-        if self.sights is None:
-            return
-        changes = self.wanted(self.sights.changes(self.known_at()))
-        for status in changes:
-            print_out(self._line(status), flush=False)
-        if changes:
-            print_out("")
+        raise printer.error
 
     def _line(self, status: Status) -> str:
         now = time.time()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import select
-import sys
 import threading
 import time
 from collections import deque
@@ -133,36 +130,3 @@ class Looker(threading.Thread):
     def _tell(self, news: Seen | Trouble) -> None:
         self.news.append(news)
         self._wake()
-
-
-class Readers:
-    """Whether anybody reads stdout still.
-
-    Attributes:
-        gone: nobody does.
-    """
-
-    gone = False
-
-
-def tell_of_readers(wake: Callable[[], object]) -> Readers:
-    """Wake somebody when nobody reads stdout any more, which writing would show at the next line only."""
-    readers = Readers()
-    if sys.stdout is None:
-        return readers
-    try:
-        descriptor = sys.stdout.fileno()
-        os.fstat(descriptor)
-    except OSError:  # No file is behind it.
-        return readers
-
-    def listen() -> None:
-        poll = select.poll()
-        poll.register(descriptor, 0)  # Errors alone: the other end is closed.
-        while not any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll()):
-            pass
-        readers.gone = True
-        wake()
-
-    threading.Thread(target=listen, name="leases-readers", daemon=True).start()
-    return readers
