@@ -78,12 +78,28 @@ def _python() -> dict[str, Path]:
     shared = [path for path in library.glob("lib-dynload/*.so") if not NOT_RUN.search(str(path))]
     files = {str(path): path for path in _files(library) if not NOT_RUN.search(str(path))}
     files |= {str(program): program, str(prefix / "bin" / "python3"): program}
-    return files | _linked([program, *shared, *_of_grpc()])
+    linked = _linked([program, *shared, *_of_grpc()])
+    return files | linked | _of_libc(linked)
 
 
 def _of_grpc() -> Iterator[Path]:
     """A client in C++: what it is linked to is in every usual base, and so in ours."""
     yield from Path(str(distribution("grpcio").locate_file("grpc"))).rglob("*.so")
+
+
+def _of_libc(linked: Mapping[str, Path]) -> dict[str, Path]:
+    """What a libc was once divided into: others are linked to it, and every usual base has it."""
+    (folder,) = {Path(name).parent for name in linked if Path(name).name == "libc.so.6"}
+    parts = (
+        "dl.so.2",
+        "nss_dns.so.2",
+        "nss_files.so.2",
+        "pthread.so.0",
+        "resolv.so.2",
+        "rt.so.1",
+        "util.so.1",
+    )
+    return {str(path): path for path in (folder / f"lib{part}" for part in parts) if path.exists()}
 
 
 def _linked(programs: Iterable[Path]) -> dict[str, Path]:

@@ -16,17 +16,27 @@ from typing import Any, Final
 import pytest
 from docker.utils.build import exclude_paths
 
-from images import EXTRAS, PATIENCE, Image, health, until
+from composed import Composed
+from images import EXTRAS, IN_CONTAINERS, PATIENCE, Image, health, until
 from images import built as built
 from images import engine as engine
 from images import image as image
 from layers import ROOT
 from leases import connect
+from leases.sidecar.pod import SECRETS
+from pods import selected
 from servers.fixtures import Shared
+from servers.kubernetes import KubernetesServer, own
 from servers.process import HOST, Ports
+from test_manifests import OBJECTS, TEMPLATE, a_pod, create
+from test_manifests import applied as applied
+from test_manifests import namespace as namespace
 
 TTL: Final = 60.0
 OF_EXTRAS: Final = {"grpc": "etcd", "kazoo": "zookeeper", "kubernetes": "kubernetes", "uvicorn": "sidecar"}
+
+# They need all of the image, and networks between containers.
+NETWORKS: Final = pytest.mark.skipif(not IN_CONTAINERS, reason="needs an engine's networks: make test-docker")
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]  # the first one builds
 
@@ -171,6 +181,85 @@ def test_a_command_is_held_for(image: Image, etcd: Shared, name: str) -> None:
         lease = store.lock(name, timeout=TTL / 2).try_acquire()
         assert lease is not None
         lease.release()
+
+
+# Deployed.
+
+
+@pytest.fixture
+def composed(image: Image, built: str) -> Iterator[Composed]:
+    composed = Composed(image, built, f"{built}-base")
+    yield composed
+    composed.close()
+
+
+@NETWORKS
+@pytest.mark.slow
+def test_the_compose_file_elects_one(composed: Composed) -> None:
+    """One application of two does the leader's work; the other does when that one's elector ends."""
+    composed.up()
+    names = ("web-1", "web-2")
+
+    def leads() -> list[str]:
+        said = {name: composed.answer(name) for name in names}
+        leaders = [name for name, (status, _) in said.items() if status == "200"]
+        agreed = len({text for _, text in said.values()}) == 1
+        return leaders if agreed and len(leaders) == 1 else []
+
+    until(leads, composed.running["etcd"])
+    (leader,) = leads()
+    (other,) = {*names} - {leader}
+    assert composed.answer(other) == ("503", composed.answer(leader)[1])
+    elector = composed.running[leader.replace("web", "elector")]
+    began = time.monotonic()
+    elector.kill(signal=signal.SIGTERM)
+    assert elector.wait(timeout=60)["StatusCode"] == 0
+    until(lambda: composed.answer(other)[0] == "200", composed.running["etcd"])
+    print(f"\nanother leads {time.monotonic() - began:.2f} s after SIGTERM to the elector")
+
+
+@pytest.fixture
+def kubernetes(kubernetes: object) -> KubernetesServer:
+    return own(kubernetes)
+
+
+@NETWORKS
+@pytest.mark.slow
+def test_the_image_elects_in_a_pod(
+    kubernetes: KubernetesServer, applied: str, image: Image, tmp_path: Path
+) -> None:
+    """With the manifest's arguments, account and nothing else: it leads, labels its pod, and resigns."""
+    made = create(kubernetes, applied, a_pod())
+    _mounted(kubernetes, applied, tmp_path)
+    (elector,) = TEMPLATE["spec"]["initContainers"]
+    host, _, port = kubernetes.address.removeprefix("https://").partition(":")
+    metadata = made["metadata"] | {"namespace": applied}
+    fields = {
+        one["name"]: metadata[one["valueFrom"]["fieldRef"]["fieldPath"].partition(".")[2]]
+        for one in elector["env"]
+    }
+    started = image.start(
+        *elector["args"],
+        environment={"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port, **fields},
+        volumes=[f"{tmp_path}:{SECRETS}:ro"],
+    )
+    selector = OBJECTS["Service", "web-leader"]["spec"]["selector"]
+    until(lambda: selected(kubernetes, applied, selector) == ["web-0"], started)
+    url = kubernetes.url_of(applied, kubernetes.folder / "admin.kubeconfig")
+    with connect(url) as store:
+        assert store.status("web").holder == "web-0"
+        started.kill(signal=signal.SIGTERM)
+        assert started.wait(timeout=60)["StatusCode"] == 0, started.logs().decode()
+        assert not store.status("web").held
+    assert selected(kubernetes, applied, selector) == []
+
+
+def _mounted(server: KubernetesServer, namespace: str, folder: Path) -> None:
+    """What the projected volume of the manifest has in it, readable as it is there."""
+    (folder / "token").write_text(server.token(namespace, TEMPLATE["spec"]["serviceAccountName"]))
+    (folder / "ca.crt").write_bytes(server.authority.ca.read_bytes())
+    (folder / "namespace").write_text(namespace)
+    folder.chmod(0o755)
 
 
 def ask(port: int, path: str = "/") -> dict[str, Any]:
