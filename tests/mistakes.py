@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -53,13 +54,28 @@ def left_in(folder: Path) -> list[str]:
 
 
 def left_running(mark: str) -> list[int]:
-    """The processes in whose environment a text stands."""
+    """The processes in whose environment or words a text stands."""
     found: list[int] = []
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
-            environment = Path("/proc", process, "environ").read_bytes()
+            about = [Path("/proc", process, what).read_bytes() for what in ("environ", "cmdline")]
         except OSError:  # It has ended, or is somebody else's.
             continue
-        if mark.encode() in environment:
+        if any(mark.encode() in text for text in about):
             found.append(int(process))
     return found
+
+
+def check_refused(url: str, folder: Path, *, secret: str) -> None:
+    """Who holds and who looks is told that the store refuses such credentials, which nobody shows; 77.
+
+    Args:
+        url: the store, with credentials that are wrong.
+        folder: where the commands run.
+        secret: what no line may show.
+    """
+    for command in ("hold", "validate", "list"):
+        words = (sys.executable, "-m", "leases", *on(url, command))
+        done = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=30)
+        check(done, 77, secret=secret)
+    assert left_in(folder) == [] and left_running(secret) == []

@@ -17,6 +17,7 @@ from leases.lock import Lock
 from leases.store import connect
 from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, put
 from leases_backends import consul as backends
+from mistakes import check_refused
 from servers.certificates import Authority
 from servers.consul import FOLDER, ConsulServer
 from servers.fixtures import launched
@@ -82,6 +83,12 @@ def test_a_token_for_one_key_is_enough_for_that_lock(guarded: ConsulServer, name
         ):
             with pytest.raises(StoreDenied, match="key_prefix"):
                 refused()
+
+
+def test_a_wrong_token_on_the_command_line(guarded: ConsulServer, tmp_path: Path) -> None:
+    """Each command says it in a line."""
+    token = "d0a4c9f2-0000-4000-8000-000000000000"
+    check_refused(guarded.url_of(*guarded.nodes, token=token), tmp_path, secret=token)
 
 
 def test_a_wrong_token_is_told_at_once(guarded: ConsulServer, name: str) -> None:

@@ -15,6 +15,7 @@ from leases.contract import Applied, Verdict, absent
 from leases.errors import ConfigurationError, StoreDenied, StoreError
 from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, put
 from leases_backends.etcd import Etcd, connect
+from mistakes import check_refused
 from servers.certificates import Authority, Pair
 from servers.etcd import EtcdServer, text
 from servers.fixtures import launched
@@ -75,6 +76,11 @@ def test_the_right_password_works(server: EtcdServer, tmp_path: Path) -> None:
     use(server.url_of(user="app", path="app", password_file=tmp_path / "password"))
     with closing(connect(server.url_of(user="app:geheim", path="app"))) as backend:
         assert "geheim" not in f"{backend.identity}{backend!r}{vars(backend)}{backend._client!r}"
+
+
+def test_a_wrong_password_on_the_command_line(server: EtcdServer, tmp_path: Path) -> None:
+    """Each command says it in a line."""
+    check_refused(server.url_of(user="app:falsch", path="app"), tmp_path, secret="falsch")
 
 
 def test_a_wrong_password_is_told_at_once(server: EtcdServer) -> None:

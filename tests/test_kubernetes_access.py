@@ -24,6 +24,7 @@ from leases.errors import ConfigurationError, StoreDenied
 from leases.testing._probes import Hints, a_claim, applied, put
 from leases_backends import kubernetes as backend
 from leases_backends._kubernetes_answers import VERBS
+from mistakes import check_refused
 from servers.certificates import Authority
 from servers.kubernetes import KubernetesServer, own
 
@@ -56,6 +57,14 @@ def refused(work: Callable[[], object]) -> str:
 
 
 # Credentials.
+
+
+def test_a_wrong_token_on_the_command_line(
+    kubernetes: KubernetesServer, namespace: str, tmp_path: Path
+) -> None:
+    """Each command says it in a line."""
+    wrong = kubernetes.kubeconfig("wrong-here", {"token": "not-the-token"})
+    check_refused(kubernetes.url_of(namespace, wrong), tmp_path, secret="not-the-token")
 
 
 def test_a_wrong_token_is_said_at_once(kubernetes: KubernetesServer, namespace: str, name: str) -> None:

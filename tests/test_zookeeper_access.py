@@ -22,6 +22,7 @@ from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases.testing._probes import a_claim, applied, conflicted, put
 from leases_backends._zookeeper_handler import Handler
 from leases_backends.zookeeper import Zookeeper, connect
+from mistakes import check_refused
 from servers.certificates import Authority, Pair
 from servers.fixtures import launched
 from zookeeper_tree import end_session, session_number, tree_of
@@ -259,6 +260,15 @@ def test_sasl_opens_with_the_right_password(guarded: Guarded, use: Callable[...,
     assert again.read("job", LONG) == slot
     with pytest.raises(StoreDenied, match="/sasl/job"):
         use(guarded.plain("sasl")).read("job", LONG)
+
+
+def test_wrong_passwords_on_the_command_line(
+    guarded: Guarded, use: Callable[[str], Zookeeper], tmp_path: Path
+) -> None:
+    """Each command says it in a line, whether the connection is refused or the record."""
+    check_refused(guarded.plain("sasl", user("bob", "falsch"), "?sasl=digest-md5"), tmp_path, secret="falsch")
+    put(use(guarded.plain("digest", user("ann"), "?acl=creator")), absent("job"))
+    check_refused(guarded.plain("digest", user("ann", "falsch")), tmp_path, secret="falsch")
 
 
 def test_sasl_with_a_wrong_password_is_refused_at_once(guarded: Guarded, use: Callable[..., Any]) -> None:
