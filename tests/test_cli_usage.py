@@ -23,7 +23,8 @@ OPTIONS = (
     "-n", "--nonblock", "-w", "--wait", "--timeout", "-E", "--conflict-exit-code", "--lost-exit-code",
     "--skip", "--ttl", "--kill-after", "--at-least-for", "--at-most-for", "--restart", "--slots", "-c",
     "--command", "--shell", "--no-stdin", "--holder", "--meta", "--status-fd", "--backend", "--json",
-    "--verbose", "-F", "--no-fork",
+    "--verbose", "-x", "-e", "--exclusive", "-o", "--close", "-F", "--no-fork", "-s", "--shared", "-u",
+    "--unlock",
 )  # fmt: skip
 
 

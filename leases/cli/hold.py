@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from leases.cli import exits
+from leases.cli import exits, flock
 from leases.cli.command import CannotRun
 from leases.cli.console import Console, OutputFailed, span
 from leases.cli.holding import hold_and_run, hold_until_signal
-from leases.cli.options import UsageError, add_store, duration, exit_code, pair
+from leases.cli.options import add_store, duration, exit_code, pair
 from leases.cli.plan import plan_of
 from leases.cli.waiting import Signalled, leave_if_stuck
 from leases.errors import AcquireTimeout, LeasesError
@@ -133,16 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="write there how it ended, as one line of JSON; see below",
     )
-    add("-F", "--no-fork", action=_Refuse, nargs=0, help="refused: the renewer has to live")
-
-
-class _Refuse(argparse.Action):
-    """For flock's option that cannot be had."""
-
-    def __call__(self, *args: Any, **options: Any) -> NoReturn:
-        raise UsageError(
-            "-F, --no-fork cannot be had: what renews the lease has to live beside the command; leave it out"
-        )
+    flock.add_options(parser)
 
 
 def _slots(text: str) -> int:

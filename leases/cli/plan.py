@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leases.cli.command import SHELL
+from leases.cli.flock import refuse_descriptor
 from leases.cli.options import UsageError
 from leases.cli.search import Want, semaphore_of
 from leases.cli.supervisor import Grace
@@ -62,6 +63,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.slots is not None:
         semaphore_of(want)
     words = _words(args)
+    if not words:
+        refuse_descriptor(args.name)
     if not words and (args.at_most_for is not None or args.restart):
         option = "--restart" if args.restart else "--at-most-for"
         raise UsageError(f'{option} without a command; write one after "--"')
