@@ -97,6 +97,7 @@ def offered_by(name: str, shop: Shop, line: str) -> list[str]:
     return [line.partition("\t")[0] for line in done.stdout.splitlines() if line]
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("name", ["bash", "fish"])
 def test_what_is_offered(name: str, shop: Shop, scripts: Path) -> None:
     """Commands, options, their values, stores, locks, and another command behind "--"; and nothing else."""
@@ -115,6 +116,7 @@ def test_borders_of_words_in_bash(shop: Shop, scripts: Path) -> None:
     assert offered_by("bash", shop, "leases simulate --svg a") == [r"a\ folder/"]
 
 
+@pytest.mark.waits
 def test_tab_in_bash(shop: Shop, scripts: Path) -> None:
     """On a real terminal TAB completes the line."""
     terminal = Terminal(shell("bash"), "--norc", "-i", env=environment(shop), cwd=str(shop.folder))
@@ -130,6 +132,7 @@ def test_tab_in_bash(shop: Shop, scripts: Path) -> None:
         terminal.close()
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("way", ["sourced", "found"])
 def test_tab_in_zsh(shop: Shop, scripts: Path, way: str) -> None:
     """On a real terminal TAB completes the line, and lists what there is with what it means."""

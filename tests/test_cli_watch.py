@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import pyte
 import pytest
 
 from leases.cli.rows import aligned, cut, in_order, is_bid, metadata, width_of
@@ -165,6 +164,7 @@ class Window:
     """A program on a terminal that shows what is to be seen there, and can be resized."""
 
     def __init__(self, shop: Shop, *words: str, columns: int = 100, rows: int = 12, **env: str) -> None:
+        pyte: Any = pytest.importorskip("pyte")  # The other Pythons have only what all of the suite needs.
         self._ours, theirs = pty.openpty()
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
