@@ -199,8 +199,11 @@ def test_guardian_is_stopped(shop: Shop) -> None:
     """A guardian that is stopped is continued; stopped again and again, it keeps nobody from the deadline."""
     process = shop.beat("forking", "stubborn", ttl=TTL)
     guardian = guardian_of(shop, process)
+    process.send_signal(signal.SIGSTOP)  # So that it is not quicker than we are to see it.
     os.kill(guardian, signal.SIGSTOP)
-    until(lambda: state(guardian) not in "Tt")
+    until(lambda: state(guardian) == "T")
+    process.send_signal(signal.SIGCONT)
+    until(lambda: state(guardian) != "T")
     with shop.frozen():
         end = deadline(shop.slot().claim)
         while process.poll() is None:

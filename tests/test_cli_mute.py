@@ -86,7 +86,7 @@ def test_signals_are_passed_on(shop: Shop, full: int) -> None:
 def running(process: subprocess.Popen[str]) -> bool:
     """Whether the command has begun."""
     below = [child for guardian in children(process.pid) for child in children(guardian)]
-    return bool(below) and "sleep" in Path(f"/proc/{below[0]}/cmdline").read_text()
+    return bool(below) and Path(f"/proc/{below[0]}/cmdline").read_text().startswith("sleep")
 
 
 def test_signals_while_it_waits(shop: Shop, full: int) -> None:
