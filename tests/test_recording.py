@@ -29,13 +29,13 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("recording") / "recording.svg"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(DOCS))
-        patch.setattr(sys, "argv", ["record.py", str(file), "--ttl", "2", "--hurry", "5"])
+        patch.setattr(sys, "argv", ["record.py", str(file), "--ttl", "3", "--hurry", "5"])
         runpy.run_path(str(DOCS / "record.py"), run_name="__main__")
     return file.read_text(encoding="utf-8")
 
 
 def rows(group: ET.Element) -> list[str]:
-    """The rows of a group, by their height in the picture; a row of a terminal on the right begins past 340."""
+    """The rows of a group, by their height; those of a terminal on the right begin past 340."""
     found: dict[tuple[float, bool], list[tuple[float, str]]] = {}
     for text in group.iter(f"{SVG}text"):
         x = float(text.get("x", ""))
