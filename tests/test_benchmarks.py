@@ -20,6 +20,7 @@ ROWS = {
     ],
     "many.py": ["sqlite 5", "sqlite 20", "memory 5", "memory 20"],
     "imports.py": ["python -c pass", "import leases", "from leases import Lock"],
+    "startup.py": ["python -c pass", "python -I -S -c pass", "leases hold x -- true", "all of leases"],
     "four_stores.py": ["etcd", "zookeeper", "consul", "kubernetes"],  # or that one is left out, and why
 }  # fmt: skip
 
