@@ -13,14 +13,22 @@ import time
 from argparse import SUPPRESS
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from leases.cli import hold
+from leases.cli import hold, waiting
 from leases.cli.options import Parser
+from leases.cli.search import Want
+from leases.cli.waiting import Attempt
+from leases.hub import Hub
+from leases.registry import open_backend
+from leases.terms import Terms
+from leases.testing.clock import ManualClock
 from leases_command import Shop, until
 from stores import Site, every_shared_store
+from stubborn import fresh_url
 
 
 @pytest.fixture
@@ -49,7 +57,6 @@ def fill(shop: Shop, slots: int) -> list[subprocess.Popen[str]]:
     return holders
 
 
-@every_shared_store
 def test_so_many_hold_and_no_more(shop: Shop) -> None:
     """With --slots 2 two run at a time; who comes third is told who they are, and gets what is freed."""
     holders = fill(shop, 2)
@@ -144,13 +151,19 @@ def test_kept_although_the_command_has_ended(shop: Shop) -> None:
     assert time.time() >= began + 1.5
 
 
-@every_shared_store
-def test_kept_for_what_the_store_can_keep(shop: Shop) -> None:
-    """What is left of the time is rounded up to the shortest that a record can last there."""
-    shop.run("hold", "job", "-c", "sleep 0.2", "--at-least-for", "0.25")
-    claim = shop.slot().claim
-    if claim is not None and claim.held:  # A slow host needs all of it, and then nothing is kept.
-        assert claim.ttl == max(shop.backend.traits.least_ttl, 0.1)
+def test_kept_for_what_the_store_can_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of the time is rounded up to the shortest ttl of the store."""
+    clock, url = ManualClock(), fresh_url("etcd")
+    hub = Hub(open_backend(url), url, clock=clock)
+    monkeypatch.setattr(waiting, "shared_hub", lambda url, use: hub)
+    want = Want(url, "job", "me", Terms(), {}, 0.0, None, at_least=5.0)
+    attempt = Attempt(want, SimpleNamespace(wake=lambda: None))  # type: ignore[arg-type]
+    attempt.run()
+    holding = attempt.holding()
+    assert holding is not None and hub.backend.traits.least_ttl == 1.0
+    owed = [holding.owed] + [clock.advance(step) and holding.owed for step in (3.5, 1.0, 0.49, 0.01)]
+    assert owed == pytest.approx([5.0, 1.5, 1.0, 1.0, 0.0])
+    hub.close()
 
 
 @pytest.mark.parametrize(("line", "code"), [("exit 3", 3), ("kill -9 $$", 137)])
