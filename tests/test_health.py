@@ -104,7 +104,7 @@ def test_lease_that_nobody_renews(wedge: Wedge) -> None:
 def test_couriers_that_never_come_back(backend: Stubborn) -> None:
     """When every thread that talks to a store hangs in a call without an end, none is left to renew."""
     store = store_on(backend)
-    lock = Lock("job", store=store, ttl=SHORT)
+    lock = Lock("job", store=store, ttl=4 * SHORT)  # A lease that is lost sends nothing more that could hang.
     lease = lock.acquire()
     backend.gate.clear()
     until(lambda: reasons(store))

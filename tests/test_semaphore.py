@@ -293,7 +293,8 @@ def test_the_next_thread_has_the_slot_without_a_release(hands: Hands) -> None:
     lease.release()
     following = waiting.result(PATIENCE)
     assert following.slot == lease.slot and following.token > lease.token
-    assert [call[0] for call in backend.calls] == ["swap"]
+    # On a busy machine it may be about to watch the other slot.
+    assert [call[0] for call in backend.calls if call[0] != "watch"] == ["swap"]
     other.release()
     assert held(mine) == [following.name]
 
