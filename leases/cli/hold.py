@@ -40,7 +40,8 @@ number. All have to state the same N.
 process ends with the command, and leaves a record that lasts for the rest, whether the command has failed,
 or was ended by a signal. Not if it could not be run, nor after a loss. It bounds the lock and --at-most-for
 the command, so either may be the longer. --restart seeks the lock again when it was lost, and runs the
-command anew; it ends when the command does by itself, or by a signal.
+command anew; it ends when the command does by itself, or by a signal. -n, -w and --skip are about the first
+time only: later it waits for as long as it takes, for a store that refuses it, too.
 
 Whoever leaves without the lock (-n, --skip, -w) keeps in the memory of this host what was seen there, for
 the next try of the same user: so that one recognises a holder that is dead, though none waits for its ttl.
