@@ -108,8 +108,11 @@ class Pane:
         return process
 
     def close(self) -> None:
-        """Hang up, and see to it that nothing stays behind."""
+        """Hang up, and wait until nobody has the terminal open any more: then nothing is left running."""
         self._shell.send_signal(signal.SIGHUP)
+        end = time.monotonic() + PATIENCE
+        while select.select([self.master], [], [], max(end - time.monotonic(), 0.0))[0] and self.read():
+            pass
         os.close(self.master)
         try:
             self._shell.wait(PATIENCE)
@@ -252,7 +255,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--ttl", type=float, default=4.0, help="of the lock, in seconds; default 4")
     parser.add_argument("--hurry", type=float, default=1.0, help="how many times faster to type; default 1")
     args = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="app-") as folder:
+    with tempfile.TemporaryDirectory(prefix="app-", ignore_cleanup_errors=True) as folder:
         picture = play(Path(folder), ttl=args.ttl, hurry=args.hurry)
     args.file.write_text(picture, encoding="utf-8")
 

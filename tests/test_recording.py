@@ -48,15 +48,23 @@ def all_rows(picture: str) -> list[str]:
     return [row for group in ET.fromstring(picture).iter(f"{SVG}g") for row in rows(group)]
 
 
-def last_rows(picture: str) -> set[str]:
-    """What stands at the end, without what is another in every run."""
+def endings(picture: str) -> set[str]:
+    """What stands at the end, piece by piece, without what differs from run to run.
+
+    That is figures, how many rows of the report are to be seen, and where a prompt came between, and so where
+    a line was broken.
+    """
     last = [group for group in ET.fromstring(picture).iter(f"{SVG}g") if group.get("class") == "z"]
-    return {
-        re.sub(r"\s+", " ", re.sub(r"[\d.:]+", "#", re.sub(r"app-\w+", "app", row)))
-        for group in last
-        for row in rows(group)
-        if row
-    }
+    panels: dict[tuple[bool, bool], list[tuple[float, float, str]]] = {}
+    for text in (text for group in last for text in group.iter(f"{SVG}text")):
+        x, y = float(text.get("x", "")), float(text.get("y", ""))
+        panels.setdefault((y > 215, x > 340), []).append((y, x, "".join(text.itertext())))
+    pieces: set[str] = set()
+    for parts in panels.values():
+        shown = re.sub(r"[\s$]", "", "".join(text for _, _, text in sorted(parts)))
+        shown = re.sub(r"[\d.:]+", "#", re.sub(r"app-\w{8}", "app", shown))
+        pieces |= set(re.split(r"(?:row#written,token#)+", shown)) - {""}
+    return pieces
 
 
 @pytest.mark.waits
@@ -74,9 +82,11 @@ def test_one_dies_and_another_takes_over(played: str) -> None:
 
 @pytest.mark.waits
 def test_the_picture_in_the_readme_is_of_these_commands(played: str) -> None:
-    """The kept one ends as a new one does, up to figures."""
+    """The kept one ends as a new one does; on a busy host the command itself may have gone out of sight."""
     kept = (DOCS / "recording.svg").read_text(encoding="utf-8")
-    assert last_rows(kept) == last_rows(played), "the commands say something else: run `make recording`"
+    pieces = endings(played)
+    assert len(pieces) >= 3
+    assert pieces <= endings(kept), "the commands say something else: run `make recording`"
 
 
 def test_the_picture_needs_nothing_else() -> None:
