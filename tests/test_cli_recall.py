@@ -265,6 +265,7 @@ FORGED: Final[dict[str, Callable[[Host], None]]] = {
     "the future": _at(lambda at: at + 1000 * TTL),
     "before the boot": _at(lambda at: -1.0),
     "no instant": _at(lambda at: float("nan")),
+    "an endless instant": _of("at", 10**400),
     "another version": _of("version", "1000000"),
     "other bytes": _of("record", b"{}".hex()),
     "no bytes": _of("record", "xyz"),

@@ -167,6 +167,6 @@ def decode(key: Key, entry: bytes, now: float) -> tuple[Sighting, ...]:
             Sighting(Told(str(it["version"])), bytes.fromhex(it["record"]), float(it["at"]))
             for it in found["seen"]
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ()
     return seen if all(0 <= it.at <= now for it in seen) else ()
