@@ -71,6 +71,7 @@ def several(name: str, *words: list[str]) -> Generator[tuple[list[subprocess.Pop
 def test_every_example_has_a_test() -> None:
     """A file in examples/ that nobody runs would rot."""
     tests = {*globals(), *vars(test_recipes)}
+    tests |= {path.stem for path in Path(__file__).parent.glob("test_*.py")}
     missing = [path.name for path in EXAMPLES.glob("*.*") if f"test_{path.stem}" not in tests]
     assert not missing
 

@@ -18,11 +18,10 @@ from leases_command import PATIENCE, Shop, until
 from sidecars import Sidecar, ask
 from stores import SHARED, Site
 
-TTL = 4.0
-# Where nothing has to be watched, and where everything has; the others with LEASES_LONG=1.
-_SHORT = ("sqlite", "etcd")
+TTL = 3.0
+# The others with LEASES_LONG=1.
 on_stores = stores._every(
-    tuple(kind for kind in SHARED if kind.name in _SHORT or os.environ.get("LEASES_LONG"))
+    tuple(kind for kind in SHARED if kind.name == "etcd" or os.environ.get("LEASES_LONG"))
 )
 
 pytestmark = pytest.mark.waits
