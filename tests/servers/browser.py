@@ -14,7 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 
 from servers.build import Missing, installed
 
@@ -100,6 +100,19 @@ class Browser:
         """Click on the one element that a CSS selector finds."""
         self.chrome.find_element("css selector", selector).click()
 
+    def press(self, key: str) -> None:
+        """Press a key, by its name in Selenium, or type a character."""
+        ActionChains(self.chrome).send_keys(getattr(Keys, key.upper(), key)).perform()
+
+    def accessibility(self) -> list[tuple[str, str]]:
+        """Role and name of everything that a screen reader finds, from the top."""
+        nodes: list[dict[str, Any]] = self._tell("Accessibility.getFullAXTree")["nodes"]
+        return [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"]
+        ]
+
     def complaints(self) -> list[str]:
         """What the browser has said on its console since the last time."""
         return [entry["message"] for entry in self._log("browser")]
@@ -118,8 +131,8 @@ class Browser:
         entries: list[dict[str, Any]] = log(kind)
         return entries
 
-    def _tell(self, command: str, **words: Any) -> None:
-        self.chrome.execute_cdp_cmd(command, words)
+    def _tell(self, command: str, **words: Any) -> Any:
+        return self.chrome.execute_cdp_cmd(command, words)
 
 
 if __name__ == "__main__":
