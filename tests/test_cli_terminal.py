@@ -70,6 +70,30 @@ def test_without_stdin_the_terminal_stays(on_terminal: Open) -> None:
     assert terminal.wait() == 0
 
 
+# As `less` does, and `ssh` for a password, where stdin is something else.
+ASKS = "read words < /dev/tty; echo got $words; exit 3"
+
+
+def test_at_the_end_of_a_pipeline(on_terminal: Open) -> None:
+    """A command whose stdin is a pipe has the terminal as soon as it asks for it, and gives it back."""
+    line = f"echo | {' '.join(LEASES)} hold job -c '{ASKS}'; echo code $?; read more; echo and $more"
+    terminal = on_terminal("sh", "-c", line)
+    terminal.type("words\n")
+    terminal.expect("got words", "code 3")
+    terminal.type("more\n")
+    terminal.expect("and more")
+    assert terminal.wait() == 0
+
+
+def test_asks_in_vain(shop: Shop, on_terminal: Open) -> None:
+    """With --no-stdin it is not lent; that is said, and Ctrl-C ends who waits for it and stands still."""
+    terminal = on_terminal(*LEASES, "hold", "job", "--no-stdin", "-c", ASKS)
+    terminal.expect("waits for the terminal; --no-stdin keeps it off")
+    terminal.type("\x03")
+    assert terminal.wait() == 130
+    assert shop.slot().claim is None
+
+
 def test_modes_are_repaired(on_terminal: Open) -> None:
     """A command that was killed cannot undo what it did to the terminal: it is undone."""
     line = f"{' '.join(LEASES)} hold job -c 'stty raw -echo; kill -9 $$'; stty -a"
@@ -167,6 +191,16 @@ def test_suspended_for_too_long(shop: Shop, bash: Terminal) -> None:
     assert not alive(pid)
     bash.type("fg; echo code $?\n")
     bash.expect("is lost (expired)", "code 70")
+
+
+@needs_bash
+def test_ended_in_the_background(shop: Shop, bash: Terminal) -> None:
+    """A command that stands still there, because it waits for the terminal, hears a signal all the same."""
+    bash.type(f"{' '.join(LEASES)} hold job -- cat &\n")
+    bash.expect("waits for the terminal")
+    bash.type("kill -TERM $!; wait $!; echo code $?\n")
+    bash.expect("code 143")
+    assert shop.slot().claim is None
 
 
 @needs_bash

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from leases.cli.console import span
 from leases.cli.orders import NEVER, Limits
-from leases.cli.signals import PASSING, QUITTING
+from leases.cli.signals import ENDING, PASSING, QUITTING
 from leases.clock import system_clock
 from leases.errors import LeaseLost
 
@@ -100,10 +100,8 @@ class Supervisor:
                 self._decide(now, limits, variables)
             if self._stopping:
                 self._kill_in_time(now, limits)
-            if self._wants_terminal and self._run.group and self._terminal.lend(self._run.group):
-                # A shell's `fg` tells a job that it stopped, and no other.
-                self._wants_terminal = False
-                self._guardian.signal(signal.SIGCONT)
+            if self._wants_terminal:  # A shell's `fg` tells a job that it stopped, and no other.
+                self._bring_to_terminal()
             for number in self._signals.wait(self._pause(limits), self._guardian.ear):
                 self._pass_on(number)
             self._hear()
@@ -205,6 +203,8 @@ class Supervisor:
         if number == signal.SIGCONT and self._run.group is not None:
             self._terminal.lend(self._run.group)
         self._guardian.signal(number)
+        if self._wants_terminal and number in ENDING:  # Else Ctrl-C would not end what stands still there.
+            self._guardian.signal(signal.SIGCONT)
 
     def _hear(self) -> None:
         """Take in what the guardian says, and whether it lives."""
@@ -230,8 +230,17 @@ class Supervisor:
         if self._terminal.lent:
             self._suspend()
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._wants_terminal = True
-            self._console.say("suspended", "the command waits for the terminal; bring it there with: fg")
+            self._bring_to_terminal()
+            if self._wants_terminal:
+                what = "bring it there with: fg" if self._terminal.wanted else "--no-stdin keeps it off"
+                self._console.say("suspended", f"the command waits for the terminal; {what}")
+
+    def _bring_to_terminal(self) -> None:
+        """Let the command go on in the foreground, if that is ours."""
+        group = self._run.group
+        self._wants_terminal = group is None or not self._terminal.lend(group, asked=True)
+        if not self._wants_terminal:
+            self._guardian.signal(signal.SIGCONT)
 
     def _suspend(self) -> None:
         """The shell that is behind the terminal waits until we stop, as the command did."""

@@ -13,30 +13,45 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """The terminal on stdin, if there is one and it is that of our session; otherwise nothing happens here.
+    """The terminal of our session, if there is one; otherwise nothing happens here.
+
+    It is lent at once where it is stdin. Elsewhere, as at the end of a pipeline, others may need it, and it
+    is lent to a command that asks for it, as `less` does, or `ssh` for a password.
 
     Args:
-        wanted: whether the command reads our stdin at all.
+        wanted: whether the command reads our stdin, or any terminal.
+
+    Attributes:
+        wanted: the same.
     """
 
     def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
         self._lent_to: int | None = None
         self._modes: list[Any] | None = None
-        try:
-            self._ours = wanted and os.isatty(0) and os.tcgetpgrp(0) >= 0
-        except OSError:
-            self._ours = False
-        if self._ours:
-            # Else taking it back, which is done from the background, would stop this process.
-            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        self._file: int | None = None
+        with contextlib.suppress(OSError):
+            if wanted and os.isatty(0) and os.tcgetpgrp(0) >= 0:
+                self._use(0)
 
-    def lend(self, group: int) -> bool:
-        """Put a group in the foreground, if we are there ourselves; whether it was done."""
+    def _use(self, file: int) -> None:
+        self._file = file
+        # Else taking it back, which is done from the background, would stop this process.
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+
+    def lend(self, group: int, *, asked: bool = False) -> bool:
+        """Put a group in the foreground, if we are there ourselves; whether it was done.
+
+        Args:
+            asked: it was stopped because it wants to be there. From then on it has it as if it were stdin.
+        """
         with contextlib.suppress(OSError, termios.error):
-            if self._ours and os.tcgetpgrp(0) == os.getpgrp():
+            if asked and self.wanted and self._file is None:
+                self._use(os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY))
+            if self._file is not None and os.tcgetpgrp(self._file) == os.getpgrp():
                 if self._modes is None:
-                    self._modes = termios.tcgetattr(0)
-                os.tcsetpgrp(0, group)
+                    self._modes = termios.tcgetattr(self._file)
+                os.tcsetpgrp(self._file, group)
                 self._lent_to = group
                 return True
         return False
@@ -54,11 +69,12 @@ class Terminal:
         """
         group, self._lent_to = self._lent_to, None
         with contextlib.suppress(OSError, termios.error):
-            if group is None or os.tcgetpgrp(0) != group:  # A shell has it by now.
-                return
-            os.tcsetpgrp(0, os.getpgrp())
+            if group is None or self._file is None or os.tcgetpgrp(self._file) != group:
+                return  # A shell has it by now.
+            os.tcsetpgrp(self._file, os.getpgrp())
             if repair and self._modes is not None:
-                termios.tcsetattr(0, termios.TCSANOW, self._modes)  # One that is stopped never drains.
+                # At once, because a terminal that is stopped never drains.
+                termios.tcsetattr(self._file, termios.TCSANOW, self._modes)
 
     def suspend(self, signals: Signals) -> None:
         """Stop, with all of our group, as the command just was; return when continued."""
