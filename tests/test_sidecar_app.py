@@ -1,4 +1,4 @@
-"""An application that is a shell script with curl follows its sidecar, on a real store, and with LEASES_LONG on all."""
+"""An application that is a shell script with curl follows its sidecar, on a real store."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ def test_a_second_signal_waits_for_nothing(shop: Shop) -> None:
     assert shop.holder() == "one"
 
 
+@pytest.mark.waits
 def test_a_store_that_hangs_does_not_keep_it_for_ever(shop: Shop) -> None:
     """It says that the release is not confirmed, and ends all the same."""
     one = Sidecar(shop, "--ttl", "3")
@@ -78,6 +79,7 @@ def test_a_store_that_hangs_does_not_keep_it_for_ever(shop: Shop) -> None:
         assert time.monotonic() - begun < 15
 
 
+@pytest.mark.waits
 def test_a_store_that_cannot_be_reached_is_waited_for(shop: Shop) -> None:
     """It serves meanwhile: alive, and nobody is known to lead."""
     with closing(socket.socket()) as nobody:
@@ -265,6 +267,7 @@ def test_everywhere_is_ipv4_too() -> None:
         assert line.getpeername()
 
 
+@pytest.mark.waits
 def test_a_thread_that_asks_does_not_outlive_it(shop: Shop) -> None:
     """A validation that hangs holds up neither the answers nor the end."""
     one = Sidecar(shop, "--ttl", "3")
