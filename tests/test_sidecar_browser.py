@@ -62,16 +62,13 @@ def shop(tmp_path: Path, site: Site) -> Iterator[Shop]:
 
 
 class Replica:
-    """A sidecar that runs, on a port that was free."""
+    """A sidecar that runs, where it is told to, or on a port that was free."""
 
     def __init__(
-        self, shop: Shop, holder: str, *words: str, url: str | None = None, lock: str = "job"
+        self, shop: Shop, holder: str, *, url: str | None = None, lock: str = "job", http: str = "127.0.0.1:0"
     ) -> None:
-        self.holder = holder
-        store = ("--backend", url or shop.url)
-        self.process: subprocess.Popen[str] = shop.start(
-            "elector", lock, "--http", "127.0.0.1:0", "--ttl", str(TTL), "--holder", holder, *store, *words
-        )
+        words = ("--http", http, "--ttl", str(TTL), "--holder", holder, "--backend", url or shop.url)
+        self.process: subprocess.Popen[str] = shop.start("elector", lock, *words)
         assert self.process.stderr is not None
         told = self.process.stderr.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", told)
@@ -157,7 +154,7 @@ def test_it_shows_a_whole_story_as_it_happens(browser: Browser, place: Place, sh
 
 @pytest.mark.waits
 def test_a_dead_sidecar_is_no_leader(browser: Browser, shop: Shop) -> None:
-    """The page says that the connection is lost, and when the lease is over, that nobody is known to lead."""
+    """The page says that the connection is lost, then that nobody is known to lead; it finds the next."""
     replica = Replica(shop, "here")
     browser.show(f"{replica.at}/ui")
     sees(browser, name="here", live="Live")
@@ -166,6 +163,8 @@ def test_a_dead_sidecar_is_no_leader(browser: Browser, shop: Shop) -> None:
     replica.process.kill()
     sees(browser, lost="Connection lost", live="", store="not known", resign="")
     sees(browser, name="Unknown", whose="This replica does not answer", token="–")
+    Replica(shop, "again", http=replica.at.removeprefix("http://"))
+    sees(browser, name="again", whose="This replica leads.", id="again", live="Live", lost="")
 
 
 def test_a_phone_shows_all_of_it(browser: Browser, shop: Shop) -> None:
