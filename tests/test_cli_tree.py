@@ -174,9 +174,12 @@ def test_a_daemon_ends_with_its_command(shop: Shop) -> None:
 
 def test_a_daemon_is_told_when_the_command_is_stopped(shop: Shop) -> None:
     """Who is in another session hears SIGTERM when the command, which heard it first, has ended."""
-    program = DAEMON + "time.sleep(600)\n"
-    words = ("--at-most-for", "0.5", "--kill-after", "3", "--", sys.executable, "-c", program)
-    assert shop.run("hold", "job", *words).returncode == 124
+    program = DAEMON + "open('began', 'w').close(); time.sleep(600)\n"
+    words = ("--ttl", "60", "--kill-after", "10", "--", sys.executable, "-c", program)
+    process = shop.start("hold", "job", *words)
+    until((shop.folder / "began").exists)
+    shop.supersede(ttl=60)
+    assert process.wait(30) == 70
     assert (shop.folder / "told").exists()
 
 

@@ -176,7 +176,11 @@ class Guardian:
         self.hear()
         if self.run.gone:
             self.kill()
-        elif self._told.kill_at != NEVER:  # It was let go.
+            with contextlib.suppress(ChildProcessError):  # It was reaped before.
+                os.waitpid(self.pid, 0)
+            self.dead = True
+            return
+        if self._told.kill_at != NEVER:  # It was let go.
             self._send_all(signal.SIGKILL)
         os.close(self._orders)  # That ends what waits, and then the guardian.
         self._farewell()
@@ -217,7 +221,8 @@ class Guardian:
         elif child == self.pid:
             self.hear()
             self.dead = True
-            sweep(self.pid)
+            if not self.run.gone:
+                sweep(self.pid)
         elif child == self.run.group and not os.WIFSTOPPED(status):
             self.run.status = status
 

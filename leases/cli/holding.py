@@ -59,6 +59,9 @@ def _run_under(
     supervisor.run(_variables(holding))
     terminal.take_back(repair=run.killed)
     lost = supervisor.stopped_by_lease or _say_if_lost(lease, console) or run.stopped_alone
+    again = lost and plan.restart and supervisor.quit is None and not guardian.dead
+    if not again:
+        guardian.kill()  # It has nothing left to do, and ends while we release.
     failure = None if lost else run.failure
     if failure is not None:
         console.say("error", str(failure))
@@ -66,7 +69,6 @@ def _run_under(
         _note_end(run, console)
     _release(holding, console, lost=lost, idle=failure is not None)
     if lost:
-        again = plan.restart and supervisor.quit is None and not guardian.dead
         return None if again else plan.lost
     if supervisor.overtime:
         return exits.OVERTIME
