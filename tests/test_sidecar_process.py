@@ -77,6 +77,8 @@ def test_a_store_that_hangs_does_not_keep_it_for_ever(shop: Shop) -> None:
         begun = time.monotonic()
         assert one.process.wait(PATIENCE) == 0
         assert time.monotonic() - begun < 15
+    until(lambda: one.heard("unconfirmed"))
+    assert not one.heard("released")
 
 
 @pytest.mark.waits

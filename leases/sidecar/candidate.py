@@ -189,14 +189,15 @@ class Candidate:
             timeout: seconds at most. Default: `drain` and 5.
 
         Returns:
-            Whether it has ended; else its lease runs out by itself.
+            Whether it has ended and holds nothing, as the store has confirmed; else its lease runs out.
         """
         if self._stopping:
             return self._ended
         self._stopping = True
         self._ring()
         limit = self.drain + RELEASE_SECONDS if timeout is None else timeout
-        self._ended = await self.elector.stop_async(limit)
+        reign = self.elector._reign
+        self._ended = await self.elector.stop_async(limit) and (reign is None or reign.done)
         return self._ended
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ exit codes: 0 after a signal; 64 the words make no sense; 69 the port, or the st
 
 examples:
   leases elector scheduler --backend etcd://etcd-1,etcd-2 &
-  until curl -fs localhost:4040/leader; do sleep 1; done; ./scheduler
+  curl -fs -o /dev/null localhost:4040/leader && ./nightly.sh     from cron on every host: one runs it
   leases elector --election=scheduler --election-namespace=jobs --id="$POD_NAME" --http=:4040
 """
 

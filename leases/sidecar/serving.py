@@ -70,13 +70,14 @@ async def _serve(
         serving.add_done_callback(lambda _: bell.ring())
         while not (signalled or candidate.error or serving.done()):
             await bell.wait(None)
-    was_leader = candidate.state().is_leader
-    if not await site.close():
+    held = candidate.elector.is_leader
+    confirmed = await site.close()
+    if held and not confirmed:
         console.say(
             "unconfirmed",
             f'the store did not confirm the release of "{candidate.name}"; its lease runs out by itself',
         )
-    elif was_leader:
+    elif held:
         console.say("released", f'released "{candidate.name}"', name=candidate.name)
     server.should_exit = True
     await serving
