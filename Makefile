@@ -69,7 +69,7 @@ test-docker: venv  ## the same in containers: official images, or what is built 
 
 faults: check servers  ## real servers cut off, frozen, killed and crowded for longer than `make test` does: three quarters of an hour
 	LEASES_LONG=1 $(BIN)/python -m pytest -s tests/test_faults_*.py tests/test_round_trips.py tests/test_interrupts_several.py \
-		tests/test_watchdog.py tests/test_simulation.py tests/test_sidecar_app.py tests/test_sidecar_replicas.py $(PYTEST_ARGS)
+		tests/test_watchdog.py tests/test_simulation.py tests/test_cli_tree.py tests/test_sidecar_app.py tests/test_sidecar_replicas.py $(PYTEST_ARGS)
 
 others: $(OTHERS:%=python-%)  ## the quick part of the suite on the other Pythons found here
 
