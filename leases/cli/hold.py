@@ -26,9 +26,9 @@ all that it has started, and --kill-after later SIGKILL, before others can have 
 process is killed or stopped. When the command ends, what it has left running is ended too, and only then the
 lock is released. Out of reach is what runs as another user, as with sudo: put `leases hold` inside of that.
 
-Signals are passed on to the group, which is in the foreground where stdin is a terminal; suspended there
-(Ctrl-Z), it has until the end of its lease to be continued. In a pipeline whose other parts read from the
-terminal, use --no-stdin.
+Signals are passed on to the group, which is in the foreground where stdin is a terminal, or as soon as it
+asks for one; suspended there (Ctrl-Z), it has until the end of its lease to be continued. In a pipeline whose
+other parts read from the terminal, use --no-stdin.
 
 Without a command the lease is printed, and held until a signal.
 
