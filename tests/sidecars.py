@@ -101,10 +101,15 @@ def url_of(backend: Backend) -> str:
 
 
 class CutOff(Stubborn):
-    """A store that, when it is down, gives no hints either."""
+    """A store that, when it is down or hangs, gives no hints either."""
 
     def watch(self, seen: Slot, notify: Notify) -> Watch:
-        return super().watch(seen, lambda slot: None if self.down else notify(slot))
+        return super().watch(seen, lambda slot: None if self.away else notify(slot))
+
+    @property
+    def away(self) -> bool:
+        """Whether it is down or hangs."""
+        return self.down or not self.gate.is_set()
 
 
 class Beside:

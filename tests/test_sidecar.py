@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from leases.elector import Elector
 from leases.errors import ConfigurationError
-from leases.sidecar import Candidate
+from leases.sidecar import Candidate, app
 from leases_command import until
 from sidecars import Beside, CutOff, events, url_of
 from stores import Site
@@ -189,6 +193,19 @@ def test_a_standby_that_is_cut_off_forgets_the_leader(site: Site, leader: Beside
     until(lambda: two.state()["name"] == "one")
 
 
+def test_a_look_that_hangs_hides_nothing(site: Site, leader: Beside, make: Make) -> None:
+    """Events tell by the clock alone that nobody was heard of, though no call to the store returns."""
+    stubborn = CutOff(inner=site.backend())
+    two = make("two", store=url_of(stubborn))
+    until(lambda: two.state()["name"] == "one")
+    with events(two.url) as stream:
+        assert next(stream).data["name"] == "one"
+        stubborn.gate.clear()
+        assert next(stream).data["name"] == ""
+    assert leader.leads()
+    stubborn.gate.set()
+
+
 def test_an_old_state_says_nothing_when_it_is_read_late(calm: Beside) -> None:
     """An event that waited for its reader is judged by the clock at the moment it is written."""
     state, now = calm.candidate.state(), calm.candidate.now()
@@ -215,6 +232,34 @@ def test_a_candidate_that_stops_is_no_leader_while_it_still_holds(make: Make) ->
         thread.join()
     assert resigning == [200]
     until(standby.leads)
+
+
+class Label:
+    """What shows outside whether a candidate leads; it takes as long as it is given."""
+
+    def __init__(self, site: Site) -> None:
+        self._backend = site.backend()
+        self.shown: list[tuple[bool, str | None]] = []  # and who held the lock then
+        self.given: list[float] = []
+
+    def show(self, leading: bool) -> None:
+        claim = self._backend.read("job", 5).claim
+        self.shown.append((leading, claim.holder if claim is not None and claim.held else None))
+
+    def settle(self, timeout: float) -> bool:
+        self.given.append(timeout)
+        return False
+
+
+def test_what_shows_outside_is_changed_while_the_lock_is_held(site: Site, make: Make) -> None:
+    """The label of a pod: corrected at the start, put there with a lease, and gone before the release."""
+    label = Label(site)
+    one = make("one", drain=0.1, marks=[label])
+    until(one.leads)
+    until(lambda: len(label.shown) == 2)
+    assert one.ask("/resign", "POST").status == 200
+    assert label.shown[:3] == [(False, None), (True, "one"), (False, "one")]
+    assert 0 < label.given[0] <= 0.1, "it may take the drain, and no longer"
 
 
 # ---- probes and metrics ----------------------------------------------------------------------------
@@ -273,6 +318,37 @@ def test_history_tells_who_has_led(make: Make, leader: Beside) -> None:
     assert newest["token"] == standby.state()["token"] > 1
     assert (oldest["name"], oldest["token"], oldest["was_here"]) == ("one", 1, False)
     assert 0 <= oldest["over_ago"] <= oldest["seen_ago"]
+
+
+def test_it_can_be_mounted(site: Site) -> None:
+    """In another application, under a path of that one's choice; paths and slashes are as ever."""
+    inner = app(Candidate("job", store=url_of(site.backend()), ttl=TTL), registry=CollectorRegistry())
+    outer = Starlette(routes=[Mount("/elector", app=inner)])
+
+    async def get(path: str) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "query_string": b""}
+        await outer(scope | {"headers": []}, receive, send)
+        return int(sent[0]["status"])
+
+    async def story() -> None:
+        async with inner.router.lifespan_context(inner):
+            while await get("/elector/leader/") != 200:
+                await asyncio.sleep(0.01)
+            assert await get("/elector/") == await get("/elector/x") == 200
+            assert await get("/elector/resign/") == 405
+            assert await get("/leader") == 404
+            await inner.state.site.close()
+            assert await get("/elector/leader") == 404
+
+    asyncio.run(story())
 
 
 # ---- what cannot work ------------------------------------------------------------------------------
