@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -50,3 +51,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m etcd` is every test that needs an etcd."""
     stores.mark(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadgroup` one process runs all tests on a kind of server, which is started once.
+
+    xdist's own groups go by a suffix of the id, which pytest 9.2 does not show any more.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] # It has none.
+
+    class ByServer(LoadScopeScheduling):  # type: ignore[misc] # of a module without types
+        def _split_scope(self, nodeid: str) -> str:
+            return stores.server_of(nodeid) or nodeid
+
+    return ByServer(config, log)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -229,15 +230,15 @@ def sent(claim: Claim) -> float:
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark every test that asks for a server, and every test in a file about one, by the server's name.
-
-    Where several processes run the tests, one of them runs all that are for the same server, and starts it.
-    """
+    """Mark every test that asks for a server, and every test in a file about one, by the server's name."""
     names = {kind.name for kind in STORES}
     for item in items:
         asked = set(getattr(item, "fixturenames", ())) | set(item.path.stem.split("_"))
         for name in names & asked:
             item.add_marker(name)
-        served = [kind.name for kind in STORES if kind.served and item.get_closest_marker(kind.mark)]
-        if served and item.config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(served[0]))
+
+
+def server_of(test: str) -> str | None:
+    """The kind of server that a test runs on, as far as its id tells."""
+    words = re.split(r"[^a-z]+", test)
+    return next((kind.name for kind in STORES if kind.served and kind.name in words), None)

@@ -104,7 +104,7 @@ def test_body_does_not_run_without_the_lock(site: Site, hands: Hands) -> None:
     lock_on(site.another(store)).acquire()
     ran: list[Lease] = []
     with pytest.raises(AcquireTimeout):
-        hands.hand().body(lock_on(store, timeout=0.05), ran.append).result(PATIENCE)
+        hands.hand().body(lock_on(store, timeout=0.3), ran.append).result(PATIENCE)
     assert ran == []
 
 
@@ -197,10 +197,10 @@ def test_timeout_tells_who_holds_and_for_how_long(site: Site, hands: Hands) -> N
     store = site.store()
     lock_on(site.another(store), holder="web-3", ttl=15).acquire()
     with pytest.raises(TimeoutError) as raised:
-        hands.hand()("acquire", lock_on(store), timeout=0.05)
+        hands.hand()("acquire", lock_on(store), timeout=0.3)
     error = raised.value
     assert isinstance(error, AcquireTimeout)
-    assert (error.name, error.holder, error.timeout) == ("job", "web-3", 0.05)
+    assert (error.name, error.holder, error.timeout) == ("job", "web-3", 0.3)
     assert error.remaining is not None and 10 < error.remaining <= 15
     assert "is held by web-3 for up to another 1" in str(error) and "pass a longer timeout=" in str(error)
 
