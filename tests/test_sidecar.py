@@ -81,6 +81,7 @@ def test_a_standby_names_the_leader(leader: Beside, make: Make) -> None:
         "name": "one", "is_leader": False, "id": "two", "token": 1, "since": 0, "expires_in": 0,
         "lock": "job", "backend": "", "reachable": True,
     }  # fmt: skip
+    assert 0 < standby.state()["expires_in"] <= TTL
     assert (leader.ask("/leader").status, standby.ask("/leader").status) == (200, 404)
     assert standby.ask("/leader").json["name"] == "one"
     assert (leader.ask("/isLeader").json, standby.ask("/isLeader").json) == (
