@@ -273,7 +273,8 @@ class _Look:
     def _note(self, slot: Slot, now: Instant) -> None:
         self._sight.note(slot, now)
         assert self._hub is not None
-        self._plan(self._hub)
+        if not self._failures:  # Else it is asked again at its time: hints may come where no answers do.
+            self._plan(self._hub)
 
     def _plan(self, hub: Hub) -> None:
         """When to ask again without a hint: spread out, and soon where there was no answer."""

@@ -205,6 +205,37 @@ def test_a_silent_store_hides_the_leader_after_its_ttl() -> None:
     lease.release()
 
 
+def test_what_is_heard_puts_off_no_look_that_failed() -> None:
+    """A leader who renews often keeps nobody from asking a store again that gave no answer."""
+    clock, backend = ManualClock(), Stubborn("etcd")
+    store = store_on(backend, clock=clock)
+    Lock("job", store=store, ttl=TTL, holder="one").acquire()
+    script = observing(lambda: store.hub, "job", lambda: None)
+
+    def looks() -> int:
+        """How often it asks the store before it waits."""
+        count = 0
+        while not isinstance(step := next(script), float):
+            if callable(step):
+                step()
+                count += 1
+        return count
+
+    assert looks() == 1  # It watches from now on.
+    backend.down = True
+    clock.advance(TTL / 2)
+    assert looks() == 1
+    asked = 0
+    for number in range(40):  # renewals at intervals shorter than that of the looks
+        clock.advance(0.4)
+        seen = backend.inner.read("job", SHORT)
+        assert seen.claim is not None
+        backend.inner.swap(seen, replace(seen.claim, beat=f"{number:016x}"), SHORT)
+        asked += looks()
+    assert asked >= 10
+    script.close()
+
+
 def test_hints_may_be_lost() -> None:
     """Without any hint a change is seen all the same, only later."""
     near = store_on(memory())
