@@ -27,6 +27,7 @@ from servers.browser import Browser, browsing
 PATIENCE: Final = 30.0
 TTL: Final = 2.0
 EVIL: Final = "<script>document.title='struck'</script>&\"'"
+one_browser: Final = pytest.mark.xdist_group("browser")  # Or every worker would start one.
 etcd_place: Final = pytest.mark.parametrize(
     "place",
     [pytest.param(kind, id=kind.name) for kind in stores.STORES if kind.name == "etcd"],
@@ -153,6 +154,7 @@ def test_it_shows_a_whole_story_as_it_happens(browser: Browser, place: Place, sh
 
 
 @pytest.mark.waits
+@one_browser
 def test_a_dead_sidecar_is_no_leader(browser: Browser, shop: Shop) -> None:
     """The page says that the connection is lost, then that nobody is known to lead; it finds the next."""
     replica = Replica(shop, "here")
@@ -167,6 +169,7 @@ def test_a_dead_sidecar_is_no_leader(browser: Browser, shop: Shop) -> None:
     sees(browser, name="again", whose="This replica leads.", id="again", live="Live", lost="")
 
 
+@one_browser
 def test_a_phone_shows_all_of_it(browser: Browser, shop: Shop) -> None:
     """At 360 pixels nothing is wider than the screen, whatever the names, in both schemes."""
     replica = Replica(shop, "x" * 200, lock="y" * 100)
@@ -180,6 +183,7 @@ def test_a_phone_shows_all_of_it(browser: Browser, shop: Shop) -> None:
         assert (max(shades) < 64) if dark else (min(shades) > 192)
 
 
+@one_browser
 def test_names_are_text(browser: Browser, shop: Shop) -> None:
     """Markup in the name of a lock or a holder is shown, and not obeyed."""
     replica = Replica(shop, EVIL, lock=EVIL)
@@ -191,6 +195,7 @@ def test_names_are_text(browser: Browser, shop: Shop) -> None:
     assert browser.complaints() == []
 
 
+@one_browser
 def test_it_talks_to_its_sidecar_alone(browser: Browser, shop: Shop) -> None:
     """Also below another path, no request of the page goes anywhere else, and no asset is missing."""
     replica = Replica(shop, "here")
@@ -209,6 +214,7 @@ def test_who_may_not_resign_is_not_offered_it(shop: Shop) -> None:
     assert 'data-control="no"' in replica.get("/ui", host="example.org")
 
 
+@one_browser
 def test_a_screen_reader_finds_its_way(browser: Browser, shop: Shop) -> None:
     """Landmarks, headings, and what is read out when it changes; the keyboard gets to the button and back."""
     replica = Replica(shop, "here")
