@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from leases.cli import elect, hold, main
 from leases.cli.options import parse
+from leases.elector import Elector
 from leases_command import PATIENCE, Shop, until
 from stores import Site
 from streams import until_event
@@ -127,6 +129,41 @@ def test_reader_that_does_not_read(shop: Shop) -> None:
     assert process.wait(PATIENCE) == 0
     assert shop.holder() is None
     os.close(read)
+
+
+def test_signal_before_it_takes_part(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes before the thread has begun to take part is not forgotten: nobody is elected."""
+    go = threading.Event()
+
+    class Early:
+        """Signals of which the first has come already; the rest of the time passes in no time."""
+
+        def wait(self, timeout: float | None) -> list[int]:
+            if timeout is None:
+                return [signal.SIGTERM]
+            go.set()
+            over.wait(timeout)
+            return []
+
+        def wake(self) -> None:
+            over.set()
+
+    over, begin = threading.Event(), Elector._begin
+
+    def late(elector: Elector, part: Any) -> None:
+        assert go.wait(PATIENCE)
+        begin(elector, part)
+
+    def exits(code: int) -> None:
+        raise AssertionError("it has not ended in time")
+
+    monkeypatch.setattr(Elector, "_begin", late)
+    monkeypatch.setattr(os, "_exit", exits)
+    diary = elect._Diary()
+    elector = Elector("job", store=shop.url, on_elected=diary.elected)
+    candidate = elect._Candidate(elector, diary, Early(), as_json=True)  # type: ignore[arg-type]
+    assert candidate.run() == 0
+    assert not diary.notes and shop.holder() is None
 
 
 def test_store_that_refuses_the_candidate(shop: Shop) -> None:
