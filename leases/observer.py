@@ -7,6 +7,7 @@ What is shown may be stale by the time it is read; only a lease is a promise.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -192,6 +193,7 @@ class _Look:
         self._due_at = 0.0  # on the waiter's clock
         self._failures = 0
         self._trouble: Exception | None = None  # the last
+        self._heard = -math.inf  # on the holder's clock
         self._closed = False
 
     @property
@@ -240,7 +242,7 @@ class _Look:
             return Outlook(None, 0.0, False)
         leader, left = self._sight.outlook(hub.clock(), wary=wary)
         reachable = self._sight.slot is not None and not self._failures
-        return Outlook(leader, left, reachable, None if reachable else self._trouble)
+        return Outlook(leader, left, reachable, None if reachable else self._trouble, self._heard)
 
     @property
     def rest(self) -> float:
@@ -272,6 +274,7 @@ class _Look:
 
     def _note(self, slot: Slot, now: Instant) -> None:
         self._sight.note(slot, now)
+        self._heard = now.hold
         assert self._hub is not None
         if not self._failures:  # Else it is asked again at its time: hints may come where no answers do.
             self._plan(self._hub)
@@ -326,12 +329,14 @@ class Outlook(NamedTuple):
         left: seconds for which that can be believed if nothing more is heard.
         reachable: whether the store answered when it was asked last.
         trouble: why not, where that is known.
+        heard: when it was heard of last, on the holder's clock.
     """
 
     leader: Leader | None
     left: float
     reachable: bool
     trouble: Exception | None = None
+    heard: float = -math.inf
 
 
 class Lookout:

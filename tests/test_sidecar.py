@@ -176,6 +176,19 @@ def test_a_leader_that_is_cut_off_says_so_before_another_can_lead(site: Site, ma
     until(one.leads)
 
 
+def test_a_leader_whose_renewals_hang_says_so_first(site: Site, make: Make) -> None:
+    """It leads in jeopardy: the store is out of reach, and the application may prepare to stop."""
+    stubborn = CutOff(inner=site.backend())
+    one = make("one", store=url_of(stubborn))
+    until(one.leads)
+    with events(one.url) as stream:
+        assert next(stream).data["reachable"]
+        stubborn.gate.clear()
+        told = [next(stream).data for _ in range(2)]
+    assert [(data["name"], data["reachable"]) for data in told] == [("one", False), ("", False)]
+    stubborn.gate.set()
+
+
 def test_a_standby_that_is_cut_off_forgets_the_leader(site: Site, leader: Beside, make: Make) -> None:
     """After the ttl of what it saw last it knows of nobody, although the leader goes on."""
     stubborn = CutOff(inner=site.backend())

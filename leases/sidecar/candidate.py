@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from leases.clock import system_clock
 from leases.elector import Elector
 from leases.errors import ConfigurationError
+from leases.events import Endangered
 from leases.hub import Hub, shared_hub
 from leases.identity import default_holder
 from leases.keeper import report
@@ -24,6 +26,7 @@ from leases.terms import Terms
 from leases.urls import shown
 
 if TYPE_CHECKING:
+    from leases.events import Event
     from leases.health import Health
     from leases.lease import Lease
 
@@ -94,6 +97,7 @@ class Candidate:
         self._lookout: Lookout | None = None
         self._thread: threading.Thread | None = None
         self._stopping = self._ended = False
+        self._silent_since = -math.inf  # when a renewal of its own became overdue, on the holder's clock
         self._error: Exception | None = None
 
     # ---- what is so ------------------------------------------------------------------------------
@@ -139,7 +143,8 @@ class Candidate:
         if self._lookout is None:
             return self._state("", False, None, None, None, False)
         now = self.now()
-        leader, left, reachable, _ = self._lookout.outlook()
+        leader, left, reachable, _, heard = self._lookout.outlook()
+        reachable = reachable and heard > self._silent_since
         if leader is None or leader.holder == self.id:
             return self._state("", False, None, None, None, reachable)
         return self._state(leader.holder, False, leader.token, leader.since, now + left, reachable)
@@ -232,9 +237,14 @@ class Candidate:
             ready.set()
             self._ring()
 
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Endangered):
+            self._silent_since = self.now()
+        self._ring()
+
     def _lead(self, lease: Lease) -> None:
         """The work of an elector: to say that it leads, and in the end, in good time, that it does not."""
-        lease.listen(self._ring)
+        lease.listen(self._hear)
         self._ring()
         for mark in self.marks:
             mark.show(True)
