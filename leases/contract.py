@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Final, Protocol
 
 from leases.errors import ConfigurationError, StoreError
 from leases.record import Claim
-from leases.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

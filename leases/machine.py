@@ -70,6 +70,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -92,7 +93,6 @@ from leases.events import (
 )
 from leases.record import BEAT_BITS, ID_BITS, Claim, State, check_ttl
 from leases.terms import Terms, look_after
-from leases.values import replace
 
 HOLD_BACK_MOST: Final = 5.0  # seconds for which a lock that names a successor is left to it
 _KEPT_ATTEMPTS: Final = 64

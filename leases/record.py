@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
 from leases.errors import ConfigurationError, RecordRefused
-from leases.values import dataclass, field, replace
 
 FORMAT: Final = 1
 RECORD_BYTES: Final = 4096

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from leases.errors import ConfigurationError
 from leases.record import check_ttl
-from leases.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -244,7 +244,7 @@ def test_nothing_is_loaded_that_is_not_needed(shop: Shop) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "leases.cli.waiting" in loaded
     assert not loaded & {
-        "ast", "asyncio", "ctypes", "dataclasses", "hashlib", "importlib.metadata", "inspect", "leases.aio",
+        "asyncio", "ctypes", "hashlib", "importlib.metadata", "leases.aio",
         "leases.elector", "leases.lock", "leases.sidecar", "leases.store", "leases.testing", "logging",
         "multiprocessing", "pathlib", "queue", "random", "secrets", "shutil", "socket", "ssl", "subprocess",
         "tempfile", "textwrap", "traceback", "urllib.parse", "uuid",
