@@ -13,7 +13,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -21,8 +21,12 @@ import pytest
 from leases.cli import main
 from leases.cli.rows import aligned, cut, in_order, is_bid, metadata, width_of
 from leases.cli.sights import Sights
+from leases.cli.signals import Signals
+from leases.cli.watch import _Following
+from leases.cli.watching import Looker, Seen
 from leases.clock import Instant
 from leases.contract import Slot
+from leases.errors import RecordRefused
 from leases.record import Claim
 from leases.store import Status
 from leases_command import LEASES, PATIENCE, Shop, until
@@ -305,6 +309,33 @@ def test_sights_tell_changes_once() -> None:
     (gone,) = sights.changes(at(11))
     assert (gone.name, gone.held) == ("b", False)
     assert [status.name for status in sights.statuses(at(11))] == ["a"]
+
+
+def test_table_forgets_what_is_gone() -> None:
+    """A store whose names come and go costs a table that is open for days no more than what is there."""
+    sights = Sights(None, None)
+    for number in range(5):
+        sights.note([Slot(str(number), number, claim(), number)], at(number))
+        assert [status.name for status in sights.statuses(at(number))] == [str(number)]
+    assert len(sights._sights) == 1
+
+
+def test_strange_records_that_were_mended(shop: Shop) -> None:
+    """The table counts the records that cannot be shown as they are now; a new one is said again."""
+    said: list[str] = []
+
+    class Following(_Following):
+        def is_refused(self, name: str, refusal: Exception) -> None:
+            said.append(name)
+
+    strange = RecordRefused("a", "it is no record", b"by hand")
+    looker = Looker(shop.url, None, "", 1.0, lambda: None)
+    following = Following(looker, None, cast("Signals", None), every=False)
+    for refused, counted in (([strange], 1), ([strange], 1), ([], 0), ([strange], 1)):
+        looker.news.append(Seen([], list[Exception](refused), at(0), None, "here"))
+        following.take_in()
+        assert len(following.refused) == counted
+    assert said == ["a", "a"]
 
 
 def test_one_lock_is_shown_also_when_it_is_free() -> None:

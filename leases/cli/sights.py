@@ -40,12 +40,16 @@ class Sights:
             self._sights.setdefault(name, Sight(self._boot)).note(slot, now)
 
     def statuses(self, now: Instant) -> list[Status]:
-        """What stands, at this instant; nothing of what is not there any more, unless it was asked for."""
-        return [
-            status
-            for name in self._sights
-            if (status := self._status(name, now)).held or self._stands(name) or name == self._name
-        ]
+        """What stands, at this instant. What is not there any more is forgotten, unless it was asked for."""
+        found: list[Status] = []
+        for name in list(self._sights):
+            status = self._status(name, now)
+            if status.held or self._stands(name) or name == self._name:
+                found.append(status)
+            else:
+                del self._sights[name]
+                self._told.pop(name, None)
+        return found
 
     def changes(self, now: Instant) -> Iterator[Status]:
         """What is not as it was told last, the first time everything; a renewal changes nothing.

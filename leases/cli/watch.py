@@ -113,7 +113,7 @@ class _Following:
         self.looker, self.name, self.signals, self.every = looker, name, signals, every
         self.sights: Sights | None = None
         self.trouble: Trouble | None = None
-        self.refused: dict[str, str] = {}
+        self.refused: set[tuple[str, str]] = set()  # names, and why
         self.identity = ""
         self.at = system_clock()
         self._looked: Instant | None = None  # the look after which another was asked for
@@ -141,10 +141,11 @@ class _Following:
         if self.trouble is not None:
             self.trouble = None
             self.speaks_again()
+        before, self.refused = self.refused, set()
         for refusal in seen.refused:
             name = refusal.name if isinstance(refusal, RecordRefused) else "?"
-            if self.refused.get(name) != str(refusal):
-                self.refused[name] = str(refusal)
+            self.refused.add((name, str(refusal)))
+            if (name, str(refusal)) not in before:
                 self.is_refused(name, refusal)
         self.at = seen.at
         self.sights.note(seen.slots, seen.at)
