@@ -139,7 +139,7 @@ class Elector:
         if priority is not None:
             self._rivals = partial(Rivals, priority, lock_of_bids(self._lock, store, holder, shown))
         self._word = word
-        self._signalled = False  # to stop, by a signal, in a body of `stop_on`
+        self._retired = False  # takes part no more
         self._holder = None if holder is None else check_holder(holder)
         self._sight: Sight | None = None
         self._mutex, self._starting = threading.Lock(), threading.Lock()
@@ -338,6 +338,11 @@ class Elector:
             return part.ended.is_open
         return await _wait_async(until_ended(part, timeout), part.ended)
 
+    def retire(self) -> None:
+        """As `stop`, without waiting and for good: a `run` that is about to begin in another thread ends, too."""
+        self._retired = True
+        self.stop(0)
+
     def resign(self, timeout: Timeout = None) -> bool:
         """Ask the work to stop, release when it has, let others have a chance, and take part again.
 
@@ -379,8 +384,7 @@ class Elector:
             raise ConfigurationError("only the main thread hears of signals; use stop_on there, or call stop")
 
         def stop(number: int, frame: object) -> None:
-            self._signalled = True
-            self.stop(0)
+            self.retire()
 
         before = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
         try:
@@ -390,7 +394,7 @@ class Elector:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-            self._signalled = False
+            self._retired = False
 
     # ---- inside ----------------------------------------------------------------------------------
 
@@ -412,7 +416,7 @@ class Elector:
             if self._takes_part():
                 raise RuntimeError(f'elector of "{self.name}" takes part already; stop it, or make another')
             self._part = part
-        if self._signalled:
+        if self._retired:
             part.stop()
 
     def _take_part(self, work: Work | None, ready: threading.Event | None = None) -> None:
