@@ -85,20 +85,20 @@ class Sight:
 
     def __init__(self, boot: str | None) -> None:
         self._boot = boot
-        self._seen: tuple[Slot, float] | None = None  # and when it was first in hand
+        self._seen: tuple[Slot, Instant] | None = None  # and when it was first in hand
         self.proven = False  # whether somebody was seen to write: what stands there is not only old
 
     def note(self, slot: Slot, now: Instant) -> None:
         """Take in a slot; `now` was read after the reply. What is older than what is known is no news."""
         seen = self._seen
         if seen is None:
-            self._seen = (slot, now.wait)
+            self._seen = (slot, now)
             return
         known = seen[0]
         if slot.order is not None and known.order is not None and slot.order < known.order:
             return
         if (slot.version, slot.body) != (known.version, known.body):
-            self._seen, self.proven = (slot, now.wait), True
+            self._seen, self.proven = (slot, now), True
 
     @property
     def slot(self) -> Slot | None:
@@ -109,13 +109,13 @@ class Sight:
         """Seconds for which the record can keep others out, if it is not renewed; 0 where there is none."""
         return self._left(self._seen, now)
 
-    def _left(self, seen: tuple[Slot, float] | None, now: Instant) -> float:
+    def _left(self, seen: tuple[Slot, Instant] | None, now: Instant) -> float:
         if seen is None or not seen[0].held:
             return 0.0
         slot, at = seen
         claim = slot.claim
         assert claim is not None
-        left = at + claim.ttl - now.wait
+        left = at.wait + claim.ttl - now.wait
         if self._boot is not None and claim.boot == self._boot and claim.sent is not None:
             left = min(
                 left, claim.sent + claim.ttl - now.hold
@@ -132,12 +132,19 @@ class Sight:
         return self.outlook(now, wary=wary)[0]
 
     def outlook(self, now: Instant, *, wary: bool = False) -> tuple[Leader | None, float]:
-        """Who leads, and for how many seconds that can be believed if nothing more is heard."""
+        """Who leads, and for how many seconds that can be believed if nothing more is heard.
+
+        Belief runs out by the larger elapsed time: a host that has slept has heard of nobody meanwhile,
+        although it must not count that time against the record.
+        """
         seen = self._seen  # Read once: another thread may be taking in the next.
         left = self._left(seen, now)
         if seen is None or left <= 0 or (wary and not self.proven):
             return None, 0.0
-        return leader_of(seen[0]), left
+        slot, at = seen
+        assert slot.claim is not None
+        left = min(left, at.hold + slot.claim.ttl - now.hold)
+        return (leader_of(slot), left) if left > 0 else (None, 0.0)
 
 
 class Seen(NamedTuple):

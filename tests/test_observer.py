@@ -395,6 +395,19 @@ def test_who_is_wary_waits_for_a_sign_of_life() -> None:
     assert sight.leader(at(3), wary=True)
 
 
+def test_a_host_that_has_slept_has_heard_of_nobody() -> None:
+    """Its own time may not be counted against the record; but who led when it fell asleep is an old name."""
+    clock, sight = ManualClock(), Sight(None)
+    sight.note(slot(1, ttl=TTL), clock())
+    clock.advance(1)
+    assert sight.outlook(clock()) == (sight.leader(clock()), TTL - 1)
+    clock.suspend(TTL - 2)
+    assert sight.outlook(clock())[1] == 1
+    clock.suspend(1)
+    assert sight.leader(clock()) is None
+    assert sight.left(clock()) == TTL - 1, "a waiter has to go on waiting"
+
+
 def test_a_free_record_is_nobody() -> None:
     """Nor is an absence."""
     sight = Sight(None)
