@@ -22,7 +22,7 @@ from leases import hub
 from leases.contract import Backend, Notify, Slot, Watch
 from leases.sidecar import Candidate, app
 from leases.sidecar.port import Address, listen, place
-from leases.sidecar.serving import Server
+from leases.sidecar.serving import Connection, Server
 from leases_command import PATIENCE, Shop, until
 from stubborn import Stubborn
 
@@ -128,7 +128,7 @@ class Beside:
         self._sockets = listen(Address("127.0.0.1", 0))
         self.url = place(self._sockets[0])
         config = uvicorn.Config(
-            self.app, lifespan="on", log_config=None, ws="none", http="h11", proxy_headers=False
+            self.app, lifespan="on", log_config=None, ws="none", http=Connection, proxy_headers=False
         )
         self._server = Server(config)
         self._thread = threading.Thread(target=self._run, name="sidecar-under-test", daemon=True)
@@ -158,6 +158,11 @@ class Beside:
     def leads(self) -> bool:
         """What `/leader` says."""
         return self.ask("/leader").status == 200
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._server.server_state.connections)
 
     def stop(self) -> None:
         """As a signal does it, without one."""

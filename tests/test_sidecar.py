@@ -95,8 +95,8 @@ def test_a_path_without_a_meaning_shows_the_state(calm: Beside, path: str) -> No
     assert calm.ask(path).json["name"] == "one"
 
 
-@pytest.mark.parametrize("path", ["/leader/", "/leader//", "/leader?x=/"])
-def test_a_slash_at_the_end_makes_no_other_path(make: Make, leader: Beside, path: str) -> None:
+@pytest.mark.parametrize("path", ["/leader/", "/leader//", "//leader", "/leader?x=/"])
+def test_a_slash_too_many_makes_no_other_path(make: Make, leader: Beside, path: str) -> None:
     """Else `curl -f …/leader/` would take every candidate for the leader."""
     assert make("two").ask(path).status == 404
     assert leader.ask(path).status == 200
@@ -174,6 +174,15 @@ def test_a_leader_that_is_cut_off_says_so_before_another_can_lead(site: Site, ma
     assert one.state()["name"] == ""
     stubborn.down = False
     until(one.leads)
+
+
+def test_what_a_leader_says_holds_for_as_long_as_it_says(make: Make) -> None:
+    """Its last `drain` seconds it does not lead: who believed it so long would stop after the deadline."""
+    one = make("one", drain=0.3)
+    until(one.leads)
+    state, lease = one.candidate.state(), one.candidate.elector.lease
+    assert lease is not None and state.until is not None
+    assert state.until <= lease.deadline - 0.3
 
 
 def test_a_leader_whose_renewals_hang_says_so_first(site: Site, make: Make) -> None:
@@ -366,6 +375,14 @@ def test_it_can_be_mounted(site: Site) -> None:
 
 
 # ---- what cannot work ------------------------------------------------------------------------------
+
+
+def test_who_is_told_to_stop_does_not_begin(site: Site) -> None:
+    """A signal may come while the server begins: what began later would be stopped by nobody."""
+    candidate = Candidate("job", store=url_of(site.backend()))
+    assert asyncio.run(candidate.stop())
+    candidate.start()
+    assert candidate._thread is None
 
 
 def test_a_drain_that_does_not_fit_is_refused() -> None:

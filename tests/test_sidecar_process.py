@@ -122,6 +122,23 @@ def test_a_port_that_is_taken_is_one_line(shop: Shop) -> None:
     assert not shop.path.exists()
 
 
+def test_a_beginning_that_fails_is_said(shop: Shop) -> None:
+    """As where the system has no thread to spare: else it would end with success, and without a word."""
+    script = """if True:
+        from leases.cli import main
+        from leases.sidecar.candidate import Candidate
+
+        def begin(self):
+            raise RuntimeError("no thread to spare")
+
+        Candidate._begin = begin
+        raise SystemExit(main(["elector", "job", "--http", "127.0.0.1:0"]))
+    """
+    done = shop.run(program=(sys.executable, "-c", script))
+    assert done.returncode == 69
+    assert done.stderr.splitlines()[-1] == "leases: no thread to spare"
+
+
 def test_a_package_that_is_missing_is_named(shop: Shop) -> None:
     """With the command that installs it."""
     for package in ("starlette", "uvicorn", "prometheus_client"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,6 +182,71 @@ def test_events_end_with_the_sidecar(make: Make) -> None:
     one.stop()
 
 
+def test_who_begins_to_listen_as_something_changes_hears_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the first event, and all others hear of it."""
+
+    async def story() -> None:
+        candidate = Candidate("job", store=fresh_url())
+        board = Board(candidate)
+        with board.listener() as early:
+            assert await early.next() is not None
+            changed = replace(candidate.state(), name="two", token=7)
+            monkeypatch.setattr(candidate, "state", lambda: changed)
+            with board.listener() as late:
+                await board_looks(board)
+                first, second = await early.next(), await late.next()
+                assert first == second
+                assert first is not None and first.number == 1
+                assert late._changes.empty() and early._changes.empty()
+
+    async def board_looks(board: Board) -> None:
+        following = asyncio.create_task(board.follow())
+        await asyncio.sleep(0)
+        following.cancel()
+
+    asyncio.run(story())
+
+
+# ---- connections -----------------------------------------------------------------------------------
+
+
+def test_a_connection_on_which_nothing_is_asked_is_ended(
+    calm: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a question is none; who waits for an answer stays."""
+    monkeypatch.setattr("leases.sidecar.serving.ASKING_SECONDS", 0.1)
+    asked = b"GET /wait?token=%d&timeout=0.6 HTTP/1.1\r\nHost: localhost\r\n\r\n" % (1 << 40)
+    sent = (b"", b"GET /leader HTT", asked)
+    with ExitStack() as stack:
+        lines = [stack.enter_context(closing(connection(calm.url))) for _ in sent]
+        for line, words in zip(lines, sent, strict=True):
+            line.sendall(words)
+        assert [ended(line) for line in lines[:2]] == [b"", b""]
+        assert lines[2].recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_connections_are_bounded(calm: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is ended at once, and one that has ended leaves its place."""
+    monkeypatch.setattr("leases.sidecar.serving.CONNECTIONS", 3)
+    until(lambda: not calm.connections)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(closing(connection(calm.url)))
+        until(lambda: calm.connections == 3)
+        with closing(connection(calm.url)) as line:
+            assert ended(line) == b""
+    until(lambda: not calm.connections)
+    assert calm.leads()
+
+
+def ended(line: socket.socket) -> bytes:
+    """What is read when there is nothing more to be read."""
+    try:
+        return line.recv(1)
+    except ConnectionResetError:
+        return b""
+
+
 # ---- /wait -----------------------------------------------------------------------------------------
 
 
@@ -325,6 +393,7 @@ FOREIGN = [
     ({"Host": ""}, "is not this one"),
     ({"Origin": "http://elsewhere.example"}, "a page of http://elsewhere.example"),
     ({"Origin": "null"}, "a page of null"),
+    ({"Origin": "http://["}, "a page of http://["),
     ({"Sec-Fetch-Site": "cross-site"}, "a page of another site"),
     ({"Sec-Fetch-Site": "same-site"}, "a page of another site"),
 ]

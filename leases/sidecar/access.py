@@ -33,7 +33,7 @@ class Access:
         """Why a request may not; None if it may."""
         headers = request.headers
         origin, host = headers.get("origin"), headers.get("host", "")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _host_of(origin) != host:
             return f"a page of {origin} asks for it; only the sidecar's own page may"
         if headers.get("sec-fetch-site", "none") not in _SAME_SITE:
             return "a page of another site asks for it; only the sidecar's own page may"
@@ -45,6 +45,13 @@ class Access:
             return "it came through a proxy; ask directly, or start with --allow-remote-control"
         if not _names_this_host(host):
             return f'the Host "{host}" is not this one; ask for http://localhost'
+        return None
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
         return None
 
 

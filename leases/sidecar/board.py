@@ -120,8 +120,9 @@ class Board:
             TooMany: there are enough of them.
         """
         self.check_room()
+        state = self._look()  # What is news is told to all others first, and not to this one twice.
         one = Listener()
-        one.tell(Change(self.last.number, self.candidate.state()))
+        one.tell(Change(self.last.number, state))
         if self.closed:
             one.tell(None)
         self._listeners.add(one)
@@ -151,24 +152,26 @@ class Board:
         bell = self._bell = aio.Bell()
         with self.candidate.rings(bell.ring):
             while not self.closed:
-                state = self.candidate.state()
-                if state.gist != self.last.state.gist:
-                    self._publish(state)
-                until = state.until
+                until = self._look().until
                 await bell.wait(None if until is None else max(until - self.candidate.now(), 0.0) + _GRAIN)
 
     def close(self) -> None:
         """Tell the last, and then everybody that this was all."""
         if self.closed:
             return
-        state = self.candidate.state()
-        if state.gist != self.last.state.gist:
-            self._publish(state)
+        self._look()
         self.closed = True
         for listener in self._listeners:
             listener.tell(None)
         if self._bell is not None:
             self._bell.ring()
+
+    def _look(self) -> State:
+        """What is so; if it is a change, everybody is told."""
+        state = self.candidate.state()
+        if state.gist != self.last.state.gist and not self.closed:
+            self._publish(state)
+        return state
 
     def _publish(self, state: State) -> None:
         self._note(state)

@@ -133,7 +133,8 @@ class Candidate:
         lease = self.elector.lease
         if lease is None or lease.ending or self._stopping:
             return None
-        until, leader = self.now() + lease.remaining, self.elector._own()
+        # From `drain` before the deadline on it says that it does not lead: so long what it says holds.
+        until, leader = self.now() + lease.remaining - self.drain, self.elector._own()
         if leader is None:
             return None
         reachable = not lease.jeopardy
@@ -176,16 +177,16 @@ class Candidate:
     # ---- taking part -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take part, in threads of its own, until `stop`; a store that gives no answer is waited for."""
-        if self._thread is None:
-            self._lookout = Lookout(self._connect, self.name, self._ring, looked=self._ring)
-            name = f"leases-candidate-{self.name}"
-            for mark in self.marks:
-                mark.show(False)  # Whatever an earlier process has left there.
-            ready = threading.Event()
-            self._thread = threading.Thread(target=self._take_part, args=(ready,), name=name, daemon=True)
-            self._thread.start()
-            ready.wait()  # From then on it can be stopped.
+        """Take part, in threads of its own, until `stop`; a store that gives no answer is waited for.
+
+        After `stop` it does nothing: a server may be told to end while it begins.
+        """
+        if self._thread is None and not self._stopping:
+            try:
+                self._begin()
+            except Exception as error:  # Such as a system that has no thread to spare.
+                self._error = error
+                raise
 
     async def stop(self, timeout: float | None = None) -> bool:
         """Say that it does not lead any more, let the application stop, release, and take part no more.
@@ -223,6 +224,16 @@ class Candidate:
         if check_holder(to) == self.id:
             raise ConfigurationError(f"{to} is this candidate itself; name another")
         return await self.elector.transfer_async(to, self.drain + RELEASE_SECONDS)
+
+    def _begin(self) -> None:
+        self._lookout = Lookout(self._connect, self.name, self._ring, looked=self._ring)
+        name = f"leases-candidate-{self.name}"
+        for mark in self.marks:
+            mark.show(False)  # Whatever an earlier process has left there.
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._take_part, args=(ready,), name=name, daemon=True)
+        self._thread.start()
+        ready.wait()  # From then on it can be stopped.
 
     def _connect(self) -> Hub:
         return shared_hub(self.url, Hub.pin)

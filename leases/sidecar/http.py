@@ -8,6 +8,7 @@ of a path, and parameters that a path does not take, count for nothing.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -43,6 +44,7 @@ VALIDATIONS: Final = 16  # at a time: each may keep a thread for as long as the 
 
 _HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _READ: Final = ("GET", "HEAD")
+_SLASHES: Final = re.compile("/{2,}")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -298,7 +300,11 @@ class Endpoint:
 
 
 class Frame:
-    """What is so for all paths: no slash counts at their end, and no answer is kept by anybody."""
+    """What is so for all paths: no slash too many counts in them, and no answer is kept by anybody.
+
+    Else `//leader`, by who has joined a URL that ends in a slash to it, were a path without a meaning, and
+    200 on every replica.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -308,9 +314,10 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        root, path = scope.get("root_path", ""), scope["path"]
+        root, path = scope.get("root_path", ""), _SLASHES.sub("/", scope["path"])
         if path.endswith("/") and path.rstrip("/") != root.rstrip("/"):
-            scope = {**scope, "path": path.rstrip("/")}
+            path = path.rstrip("/")
+        scope = {**scope, "path": path}
 
         async def framed(message: Message) -> None:
             if message["type"] == "http.response.start":

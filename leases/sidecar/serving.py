@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from leases import aio
 from leases.cli import exits
@@ -20,6 +22,7 @@ from leases.sidecar.port import place
 
 if TYPE_CHECKING:
     import socket
+    from asyncio import Transport
 
     from starlette.applications import Starlette
 
@@ -30,29 +33,73 @@ if TYPE_CHECKING:
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GOODBYE_SECONDS: Final = 2  # for answers that are under way at the end
-CONNECTIONS: Final = 512
+CONNECTIONS: Final = 512  # or half of the files that this process may open: the store needs some, too
+ASKING_SECONDS: Final = 10.0  # for a client to say what it wants; it is given up within twice as many
 _SILENCE_SECONDS: Final = 3.0  # from the start, after which it is said that the store has not answered yet
 
 
 class Server(uvicorn.Server):
-    """Signals are ours: the lease comes first, the connections after it."""
+    """Signals are ours: the lease comes first, the connections after it. So is the exit code."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin; whoever awaits `serve` sees that it has ended at once, where that failed."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            self.should_exit = True
+
+
+class Connection(H11Protocol):
+    """A client's connection, which ends when nothing is asked on it, or when there are too many.
+
+    Each is an open file of the process that renews the lease. Of itself uvicorn waits for a request for ever.
+    """
+
+    _before: object = ...
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """It has begun."""
+        super().connection_made(transport)
+        if len(self.connections) > (self.limit_concurrency or CONNECTIONS):
+            transport.abort()
+        else:
+            self._expect()
+
+    def _expect(self) -> None:
+        """Look whether anything was asked since the last time."""
+        asked = self.cycle
+        if self.transport.is_closing():
+            return
+        if asked is self._before and (asked is None or asked.response_complete):
+            self.transport.abort()
+            return
+        self._before = asked
+        self.loop.call_later(ASKING_SECONDS, self._expect)
+
 
 def serve(application: Starlette, sockets: Sequence[socket.socket], console: Console) -> int:
     """Serve until a signal, or until the candidate can take part no more; the exit code."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # What went wrong in an answer is said by us.
-    logging.getLogger("leases").addHandler(_Lines(application.state.site.candidate, console))
-    logging.getLogger("leases").propagate = False
+    for who in ("leases", "asyncio"):
+        logging.getLogger(who).addHandler(_Lines(application.state.site.candidate, console))
+        logging.getLogger(who).propagate = False
+    most = _most_connections()
     config = uvicorn.Config(
         application, lifespan="on", log_config=None, access_log=False, proxy_headers=False, ws="none",
-        http="h11", server_header=False, limit_concurrency=CONNECTIONS,
+        http=Connection, server_header=False, limit_concurrency=most,
+        backlog=most // 4,  # So many are taken at a time, before anybody looks at how many there are.
         timeout_graceful_shutdown=GOODBYE_SECONDS,
     )  # fmt: skip
     return asyncio.run(_serve(Server(config), application.state.site, sockets, console))
+
+
+def _most_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if files == resource.RLIM_INFINITY else min(CONNECTIONS, files // 2)
 
 
 async def _serve(
@@ -82,6 +129,8 @@ async def _serve(
     server.should_exit = True
     await serving
     error = candidate.error
+    if error is None and not signalled:
+        error = RuntimeError("the server has ended by itself; start it again")
     if error is None:
         return exits.OK
     console.say("error", str(error))
