@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import secrets
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 
 from leases.errors import ConfigurationError
 from leases.sidecar import pod as module
-from leases.sidecar.pod import LABEL, Pod, PodLabel
+from leases.sidecar.pod import LABEL, Pod, PodLabel, patch
 from leases_command import until
 from pods import PATCHES, a_pod, allow, at, labels, put_label, selected
 from servers.kubernetes import KubernetesServer, own
+from servers.process import HOST
 from servers.proxy import Proxy, Way
 
 LEADS = {"app": "web", LABEL: "leader"}
@@ -232,6 +234,28 @@ def test_where_there_is_no_pod_it_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=said):
             Pod.mine(env, tmp_path)
+    env = in_a_pod(tmp_path)
+    (tmp_path / "namespace").unlink()
+    with pytest.raises(ConfigurationError, match="set POD_NAMESPACE"):
+        Pod.mine(env, tmp_path)
+
+
+def test_an_authority_need_not_be_of_the_strictest_kind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Newer versions of Python would refuse the authorities that many clusters have."""
+    made: list[ssl.SSLContext] = []
+
+    def strict(cafile: str) -> ssl.SSLContext:
+        made.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        made[-1].verify_flags |= ssl.VERIFY_X509_STRICT
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    pod = Pod.mine(in_a_pod(tmp_path, KUBERNETES_SERVICE_HOST=HOST), tmp_path)
+    assert "is not set" in patch(at(pod, 1), LABEL, "leader")
+    assert not made[0].verify_flags & ssl.VERIFY_X509_STRICT
+    assert made[0].verify_mode is ssl.CERT_REQUIRED and made[0].check_hostname
 
 
 def test_nothing_is_sent_after_close(pod: Pod, label_of: Make) -> None:

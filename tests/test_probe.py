@@ -29,6 +29,7 @@ LOCAL = Address("localhost", PORT)
         ("leases elector job --http 1 --http 2", Address("localhost", 2)),
         ("/sbin/docker-init -- leases elector job --http [::1]:8080", Address("::1", 8080)),
         ("leases hold job -- sleep 9", None),
+        ("leases hold elector -- ./run elector", None),
         ("/pause", None),
         ("", None),
     ],

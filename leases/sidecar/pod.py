@@ -83,7 +83,13 @@ class Pod:
                 f"there is no token in {secrets}; give the pod a service account that is mounted "
                 "(automountServiceAccountToken: true)"
             )
-        namespace = env.get("POD_NAMESPACE") or _line(secrets / "namespace")
+        namespace = env.get("POD_NAMESPACE")
+        try:
+            namespace = namespace or _line(secrets / "namespace")
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"the pod's namespace is not known ({error}); set POD_NAMESPACE from the pod's own metadata"
+            ) from error
         name = env.get("POD_NAME") or socket.gethostname()
         return cls(host, int(port), namespace, name, env.get("POD_UID", ""), secrets)
 
@@ -202,6 +208,8 @@ def patch(pod: Pod, label: str, value: str) -> str:
 def _ask(pod: Pod, body: str) -> tuple[int, bytes]:
     # The authority and the token are read anew each time: both are replaced while a pod runs.
     context = ssl.create_default_context(cafile=str(pod.secrets / "ca.crt"))
+    # From 3.13 on Python asks for extensions that the authorities of many clusters do not have.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     headers = {
         "Authorization": f"Bearer {_line(pod.secrets / 'token')}",
         "Content-Type": "application/merge-patch+json",

@@ -39,10 +39,12 @@ def main(words: Sequence[str]) -> int:
 
 def told_to_listen(words: Sequence[str]) -> Address | None:
     """Where an elector with this command line listens; None if it is no elector."""
-    if "elector" not in words:
+    # Right behind the program: elsewhere it is the name of a lock, or a word of another command.
+    program = next((place for place, word in enumerate(words) if Path(word).name == "leases"), len(words))
+    if list(words[program + 1 : program + 2]) != ["elector"]:
         return None
     found = Address("localhost", PORT)
-    options = list(words[words.index("elector") + 1 :])
+    options = list(words[program + 2 :])
     for option, following in zip(options, [*options[1:], ""], strict=True):
         name, equals, value = option.partition("=")
         if name in ("--http", "-http"):
