@@ -235,6 +235,7 @@ def test_connections_are_bounded(calm: Beside, monkeypatch: pytest.MonkeyPatch) 
         until(lambda: calm.connections == 3)
         with closing(connection(calm.url)) as line:
             assert ended(line) == b""
+        assert calm.connections == 3, "the others stay"
     until(lambda: not calm.connections)
     assert calm.leads()
 
