@@ -38,12 +38,16 @@ def test_where_it_is(groups: str, root: str, point: str, folder: str | None) -> 
 
 
 def test_no_group_where_it_would_change_something(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where controllers are switched on for children of our group, a child of it would get other shares."""
+    """No other shares, by controllers that are switched on for children; no limit that is seen no more."""
     monkeypatch.setattr(cgroup, "home", lambda: str(tmp_path))
     control = tmp_path / "cgroup.subtree_control"
     control.write_text("cpu memory\n")
     assert make_cage() is None
     control.write_text("\n")
+    for name, limited in (("memory.max", "1000000\n"), ("cpu.max", "50000 100000\n")):
+        (tmp_path / name).write_text(limited)
+        assert make_cage() is None
+        (tmp_path / name).write_text("max\n" if name == "memory.max" else "max 100000\n")
     cage = make_cage()
     assert cage is not None and Path(cage.path).is_dir()
     control.unlink()
@@ -85,6 +89,20 @@ def test_sweeping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert set(os.listdir(tmp_path)) == set(names.values()) - {names["dead"]}
     sweep(os.getpid())
     assert names["living"] not in os.listdir(tmp_path)
+
+
+def test_sweeping_what_is_nested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hold within a hold that was killed with it leaves its group in the other's: both are removed."""
+    monkeypatch.setattr(cgroup, "home", lambda: str(tmp_path))
+    with subprocess.Popen(["true"]) as process:
+        pass
+    inner = tmp_path / f"leases-{process.pid}-0011" / f"leases-{process.pid}-0022"
+    inner.mkdir(parents=True)
+    sweep()
+    assert not inner.parent.exists()
+    inner.mkdir(parents=True)
+    Cage(str(inner.parent)).remove()
+    assert not inner.parent.exists()
 
 
 def may_have_one() -> bool:

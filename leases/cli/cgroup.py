@@ -2,8 +2,10 @@
 
 It adds to the tree of processes that a kill of all of them is one act of the kernel, which nobody outruns by
 forking. It is only had where it changes nothing else: no controller is switched on for the children of our
-own group, so that the command's limits and shares stay those it would have had. Where it cannot be had (an
-old kernel, a read-only file system, a group of somebody else's) nothing is said, and the tree is walked.
+own group, so that the command's limits and shares stay those it would have had; and our own group has no
+limit that programs adapt to, because many of them look for it in their own group and nowhere above. Where it
+cannot be had (an old kernel, a read-only file system, a group of somebody else's) nothing is said, and the
+tree is walked.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import signal
 from typing import Final
 
 _PREFIX: Final = "leases-"
+# By these, programs choose the size of their heaps and pools; they begin with "max" where there is no limit.
+_LIMITS: Final = ("memory.max", "memory.high", "cpu.max")
 
 
 class Cage:
@@ -43,8 +47,7 @@ class Cage:
 
     def remove(self) -> None:
         """Remove it, when nobody is left in it."""
-        with contextlib.suppress(OSError):
-            os.rmdir(self.path)
+        _remove(self.path)
 
 
 def make_cage() -> Cage | None:
@@ -54,7 +57,7 @@ def make_cage() -> Cage | None:
         return None
     try:
         with open(f"{folder}/cgroup.subtree_control", "rb") as file:
-            if file.read().strip():
+            if file.read().strip() or any(_is_limited(f"{folder}/{name}") for name in _LIMITS):
                 return None
         path = f"{folder}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         os.mkdir(path)
@@ -69,19 +72,40 @@ def sweep(owner: int | None = None) -> None:
     Args:
         owner: the process that made them and is dead; otherwise all who do not live.
     """
-    folder = home()
-    if folder is None:
-        return
+    for path in _cages(home(), owner):
+        _remove(path)
+
+
+def kill_left(owner: int) -> None:
+    """Kill all who are in the groups of a process that is dead."""
+    for path in _cages(home(), owner):
+        Cage(path).kill()
+
+
+def _cages(folder: str | None, owner: int | None = None) -> list[str]:
+    """The groups in a folder whose maker does not live, or is the one that is known to be dead."""
+    found: list[str] = []
     with contextlib.suppress(OSError):
-        for entry in os.listdir(folder):
+        for entry in os.listdir(folder) if folder is not None else ():
             maker, dash, _ = entry.removeprefix(_PREFIX).partition("-")
             if entry.startswith(_PREFIX) and dash and maker.isdigit() and _is_dead(int(maker), owner):
-                with contextlib.suppress(OSError):  # Somebody is still in it.
-                    os.rmdir(f"{folder}/{entry}")
+                found.append(f"{folder}/{entry}")
+    return found
 
 
 def _is_dead(maker: int, owner: int | None) -> bool:
     return maker == owner if owner is not None else not os.path.exists(f"/proc/{maker}")
+
+
+def _remove(path: str) -> None:
+    """Remove a group, and those within it that a `leases` made which was killed in there."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+        return
+    for inner in _cages(path):
+        _remove(inner)
+    with contextlib.suppress(OSError):  # Somebody is still in it.
+        os.rmdir(path)
 
 
 def home() -> str | None:
@@ -112,6 +136,14 @@ def folder_of(groups: str, mounts: str) -> str | None:
     if root != "/" and (not own.startswith(root) or not f"{below}/".startswith("/")):
         return None
     return f"{_unescaped(point)}{below}".rstrip("/")
+
+
+def _is_limited(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return not file.read().startswith(b"max")
+    except OSError:  # This controller is not switched on for us.
+        return False
 
 
 def _unescaped(path: str) -> str:

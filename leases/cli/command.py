@@ -22,6 +22,7 @@ from leases.cli.tree import signal_group
 
 _WHOLE: Final = b"\0."  # ends the order, because a pipe ends too when its writer dies in the midst of it
 SHELL: Final = "/bin/sh"
+_COERCED: Final = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 
 
 class CannotRun(Exception):
@@ -188,7 +189,7 @@ def _stand_by(
             text = file.read()
         if text.endswith(_WHOLE):
             entries = (entry.partition(b"=") for entry in text[: -len(_WHOLE)].split(b"\0"))
-            _become(recipe, os.environb | {key: value for key, _, value in entries})
+            _become(recipe, _inherited() | {key: value for key, _, value in entries})
     except OSError as error:
         with contextlib.suppress(OSError):
             os.write(ends.report, str(error.errno or 0).encode())
@@ -207,6 +208,23 @@ def _restore(inheritance: Inheritance) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, inheritance.mask)
+
+
+def _inherited() -> dict[bytes, bytes]:
+    """Our environment, without the locale that Python sets for itself where it finds none (PEP 538).
+
+    A command that is started by cron would sort and count by other rules than it does there without us.
+    """
+    found = dict(os.environb)
+    if found.get(b"LC_CTYPE") in _COERCED:
+        with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
+            first = file.read().split(b"\0")
+            given = [entry[9:] for entry in first if entry.startswith(b"LC_CTYPE=")]
+            if given:
+                found[b"LC_CTYPE"] = given[0]
+            elif len(first) > 1:  # Else the system does not tell.
+                del found[b"LC_CTYPE"]
+    return found
 
 
 def _become(recipe: Recipe, environment: Mapping[bytes, bytes]) -> NoReturn:

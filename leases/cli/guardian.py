@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from leases.cli import exits, orders
-from leases.cli.cgroup import sweep
+from leases.cli.cgroup import kill_left, sweep
 from leases.cli.command import CannotRun, Recipe, cannot_run, packed
 from leases.cli.guarding import Post, be_guardian
 from leases.cli.orders import NEVER, Limits
-from leases.cli.prctl import adopt_orphans
-from leases.cli.tree import group_is_gone, members, send_all, signal_group
+from leases.cli.prctl import adopt_orphans, leave_orphans
+from leases.cli.tree import group_is_gone, members, send_all, shown, signal_group
 from leases.clock import system_clock
 
 _FAREWELL: Final = 1.0  # for a guardian that has nothing left to do, which takes it milliseconds
@@ -79,6 +79,9 @@ class Run:
 class Guardian:
     """The process that looks after the command, and after us.
 
+    If it dies, what it had adopted comes to us, unless there are strangers among our children: `a & exec
+    leases hold …` leaves us what the shell had started. Then we adopt nobody, and signal no child of ours.
+
     Args:
         recipe: the command.
         kill_after: seconds between SIGTERM and SIGKILL, where there is time for it.
@@ -99,6 +102,7 @@ class Guardian:
         down, self._orders = os.pipe()
         ear, up = os.pipe()
         self.ear: int | None = ear
+        strangers = _has_children()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self.pid = os.fork()
@@ -114,7 +118,11 @@ class Guardian:
         self.run = Run()
         self.dead = self._dismissed = False
         self._told = Limits(NEVER, NEVER)
-        self._adopts = adopt_orphans()
+        self._adopts = shown() and adopt_orphans()
+        self._inherits = self._adopts and not strangers
+        if self._adopts and strangers:
+            leave_orphans()
+        self._died_first = False
 
     # ---- orders ----------------------------------------------------------------------------------
 
@@ -159,8 +167,9 @@ class Guardian:
 
     def anybody(self) -> bool:
         """Whether anybody of the run lives, as far as can be seen."""
-        below = members(os.getpid() if self.dead else self.pid)
-        return not self._adopts or any(member.alive for member in below)
+        if not (self._inherits if self.dead else self._adopts):
+            return True
+        return any(member.alive for member in members(os.getpid() if self.dead else self.pid))
 
     def kill(self) -> None:
         """Kill the guardian, and with it the command; what is left comes to be our own child."""
@@ -174,16 +183,9 @@ class Guardian:
             return
         self._dismissed = True
         self.hear()
-        if self.run.gone:
-            self.kill()
-            with contextlib.suppress(ChildProcessError):  # It was reaped before.
-                os.waitpid(self.pid, 0)
-            self.dead = True
-            return
-        if self._told.kill_at != NEVER:  # It was let go.
-            self._send_all(signal.SIGKILL)
-        os.close(self._orders)  # That ends what waits, and then the guardian.
-        self._farewell()
+        self._end()
+        if self._died_first:
+            sweep(self.pid)
 
     # ---- reports ---------------------------------------------------------------------------------
 
@@ -205,13 +207,15 @@ class Guardian:
         """Hear of the guardian's end, or stop; once it is dead, of all whom it has left to us."""
         try:
             while True:
-                child, status = os.waitpid(-1 if self.dead else self.pid, os.WNOHANG | os.WUNTRACED)
+                child, status = os.waitpid(
+                    -1 if self.dead and self._inherits else self.pid, os.WNOHANG | os.WUNTRACED
+                )
                 if child == 0:
                     break
                 self._reaped(child, status)
         except ChildProcessError:
-            self.run.gone = self.run.gone or (self.dead and self._adopts)
-        if self.dead and not self._adopts:
+            self.run.gone = self.run.gone or (self.dead and self._inherits)
+        if self.dead and not self._inherits:
             group = self.run.group
             self.run.gone = self.run.gone or group is None or group_is_gone(group, closely=True)
 
@@ -222,11 +226,26 @@ class Guardian:
             self.hear()
             self.dead = True
             if not self.run.gone:
-                sweep(self.pid)
+                self._died_first = True
+                if not self._inherits:
+                    kill_left(self.pid)
         elif child == self.run.group and not os.WIFSTOPPED(status):
             self.run.status = status
 
     # ---- helpers ---------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """See to its end, and to that of whom it has not seen to."""
+        if self.run.gone:
+            self.kill()
+            with contextlib.suppress(ChildProcessError):  # It was reaped before.
+                os.waitpid(self.pid, 0)
+            self.dead = True
+            return
+        if self._told.kill_at != NEVER:  # It was let go.
+            self._send_all(signal.SIGKILL)
+        os.close(self._orders)  # That ends what waits, and then the guardian.
+        self._farewell()
 
     def _order(self, what: bytes, more: bytes = b"") -> bool:
         """Whether it could be said: not if it is dead, or stopped for so long that its pipe is full."""
@@ -241,7 +260,9 @@ class Guardian:
         group = self.run.group
         if group is None:
             return
-        if self._adopts:
+        if self.dead and number == signal.SIGKILL:
+            kill_left(self.pid)
+        if self._inherits if self.dead else self._adopts:
             send_all(os.getpid() if self.dead else self.pid, group, number)
         elif self.run.status is None or not group_is_gone(group, closely=False):
             signal_group(group, number)
@@ -254,8 +275,17 @@ class Guardian:
             now = system_clock().wait
             if now >= patience:
                 self.kill()
-            if self.dead:
+            if self.dead and not self.run.gone:
                 self._send_all(signal.SIGKILL)
             if now >= patience + _FAREWELL:
                 return
             time.sleep(_STEP)
+
+
+def _has_children() -> bool:
+    """Whether this process has any child; nothing is heard of how it ended."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return True
+    except (ChildProcessError, AttributeError):  # Not every system has it; none of those knows adoption.
+        return False

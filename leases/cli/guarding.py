@@ -23,7 +23,7 @@ from leases.cli.cgroup import sweep
 from leases.cli.command import Command, Inheritance, Recipe
 from leases.cli.orders import NEVER, Limits, split_orders
 from leases.cli.prctl import adopt_orphans, name_process
-from leases.cli.tree import group_is_gone, send_all
+from leases.cli.tree import group_is_gone, send_all, shown
 from leases.clock import system_clock
 
 _LONGEST_SLEEP: Final = 0.5  # poll() goes by a clock that stands still while the host sleeps
@@ -57,6 +57,7 @@ def be_guardian(
         os.setpgid(0, 0)
         for descriptor in post.others:
             os.close(descriptor)
+        os.set_blocking(post.reports, False)  # A holder that is stopped reads nothing.
         name_process("leases-guardian")
         watch = _Watch(post, recipe, kill_after, name, line)
         watch.keep()
@@ -73,12 +74,12 @@ class _Watch:
         self._post, self._recipe, self._kill_after = post, recipe, kill_after
         self._name, self._line = name, line
         self._inheritance = Inheritance(post.mask, _last_to_be_killed())
-        self._adopts = adopt_orphans()
+        self._adopts = shown() and adopt_orphans()
         self._bell = _child_bell()
         self._poll = select.poll()
         self._poll.register(post.orders, select.POLLIN)
         self._poll.register(self._bell, select.POLLIN)
-        self._heard = b""
+        self._heard = self._unsaid = b""
         self._orphaned = self._childless = False
         self._command: Command | None = None
         self._rest()
@@ -88,6 +89,7 @@ class _Watch:
         self._limits = Limits(NEVER, NEVER)
         self._let_go = self._stopping = False
         self._did = ""
+        self._variables: bytes | None = None
 
     def keep(self) -> None:
         """Watch until the holder ends this process; or until it is dead, and nobody of the command lives."""
@@ -95,6 +97,7 @@ class _Watch:
         sweep()
         while True:
             self._reap()
+            self._tell_holder()
             now = system_clock().hold
             if self._command is not None and self._is_gone(self._command, now):
                 self._finish(self._command)
@@ -102,6 +105,7 @@ class _Watch:
                 return
             if self._let_go and self._command is not None:
                 self._stop_in_time(self._command, now)
+                self._begin_in_time(self._command, now)
             for descriptor, _ in self._poll.poll(1000 * self._pause(now)):
                 data = os.read(descriptor, 65536)
                 if descriptor == self._post.orders:
@@ -115,6 +119,12 @@ class _Watch:
         return min(*(at - now for at in self._limits if at > now), longest, longest)
 
     # ---- by the clock ----------------------------------------------------------------------------
+
+    def _begin_in_time(self, command: Command, now: float) -> None:
+        """Let it go, unless we come to read of that when its time is over."""
+        if self._variables is not None and not self._stopping and now < self._limits.term_at:
+            variables, self._variables = self._variables, None
+            command.go(variables)
 
     def _stop_in_time(self, command: Command, now: float) -> None:
         if now >= self._limits.term_at:
@@ -173,7 +183,7 @@ class _Watch:
         elif what == orders.GO and self._command is not None:
             self._limits = Limits(*orders.LIMITS.unpack_from(more))
             self._let_go = True
-            self._command.go(more[orders.LIMITS.size :])
+            self._variables = more[orders.LIMITS.size :]
 
     def _limit(self, limits: Limits) -> None:
         """What was told last holds; but who was stopped alone is not given more time."""
@@ -182,7 +192,7 @@ class _Watch:
     def _go_on_alone(self) -> None:
         if self._command is None:
             return
-        if not self._let_go:
+        if not self._let_go or self._variables is not None:
             self._command.signal(signal.SIGKILL)
         elif not self._stopping:
             self._stop_alone("the process has died that held")
@@ -237,8 +247,19 @@ class _Watch:
         self._report(orders.GONE)
 
     def _report(self, what: bytes, first: int = 0, second: int = 0) -> None:
-        with contextlib.suppress(OSError):  # The holder is dead, or has not listened for very long.
-            os.write(self._post.reports, orders.REPORT.pack(what, first, second))
+        if what != orders.STOPPED or not self._unsaid:  # Who does not listen need not hear of every stop.
+            self._unsaid += orders.REPORT.pack(what, first, second)
+            self._tell_holder()
+
+    def _tell_holder(self) -> None:
+        """Say what is to be reported; what finds no room, because the holder does not listen, later."""
+        if self._unsaid:
+            try:
+                self._unsaid = self._unsaid[os.write(self._post.reports, self._unsaid) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # The holder is dead.
+                self._unsaid = b""
 
 
 def _child_bell() -> int:

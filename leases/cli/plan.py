@@ -68,6 +68,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if not words and (args.at_most_for is not None or args.restart):
         option = "--restart" if args.restart else "--at-most-for"
         raise UsageError(f'{option} without a command; write one after "--"')
+    if args.at_most_for == 0:
+        raise UsageError("--at-most-for 0 leaves the command no time; leave it out, or give it some")
     grace = _grace(terms, args.kill_after)
     at_most, stdin = args.at_most_for, not args.no_stdin
     return Plan(want, words, grace, args.lost_exit_code, stdin, at_most, args.restart)

@@ -22,6 +22,11 @@ def adopt_orphans() -> bool:
     return _prctl(_SET_CHILD_SUBREAPER, 1)
 
 
+def leave_orphans() -> None:
+    """Adopt nobody any more."""
+    _prctl(_SET_CHILD_SUBREAPER, 0)
+
+
 def die_with_parent(number: int) -> bool:
     """Get this signal when the parent ends. Whether it still lived, the caller has to look afterwards.
 

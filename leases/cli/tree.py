@@ -38,6 +38,14 @@ class Member(NamedTuple):
         return self.state not in ("Z", "X")
 
 
+def shown() -> bool:
+    """Whether /proc is there and numbers processes as we do; not where it is that of another namespace."""
+    try:
+        return os.readlink(f"{_PROC}/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
 def look(pid: int) -> Member | None:
     """A process as it is now; None where there is none, or the system does not tell."""
     try:
@@ -65,11 +73,14 @@ def members(root: int) -> list[Member]:
 def send(member: Member, number: int) -> None:
     """Send a signal to a process, if it still is that one. Those of other users may not get it."""
     with contextlib.suppress(OSError):
-        if not hasattr(os, "pidfd_open"):
+        try:
+            process = os.pidfd_open(member.pid)
+        except ProcessLookupError:
+            return
+        except (AttributeError, OSError):  # Before Linux 5.3, or forbidden as in some sandboxes.
             if _same(member):
                 os.kill(member.pid, number)
             return
-        process = os.pidfd_open(member.pid)
         try:
             if _same(member):
                 signal.pidfd_send_signal(process, number)
@@ -138,7 +149,7 @@ def _children(parent: int) -> list[int]:
 
 def _everybody() -> list[Member]:
     try:
-        numbers = [int(entry) for entry in os.listdir(_PROC) if entry.isdigit()]
+        numbers = [int(entry) for entry in os.listdir(_PROC) if entry.isdigit()] if shown() else []
     except OSError:  # This system does not tell.
         return []
     return [member for member in map(look, numbers) if member is not None]

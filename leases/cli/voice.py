@@ -6,6 +6,7 @@ A terminal may be stopped by Ctrl-S, and a pipe be full because nobody reads it:
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,8 @@ class Voice:
             return self._changed.wait_for(lambda: not self._texts, seconds)
 
     def _speak(self) -> None:
+        # Else a terminal that keeps the background from writing (tostop) would stop the whole process for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._texts)
