@@ -184,7 +184,7 @@ def test_a_daemon_ends_with_its_command(shop: Shop) -> None:
 def test_a_daemon_is_told_when_the_command_is_stopped(shop: Shop) -> None:
     """Who is in another session hears SIGTERM when the command, which heard it first, has ended."""
     program = DAEMON + "open('began', 'w').close(); time.sleep(600)\n"
-    words = ("--ttl", "60", "--kill-after", "10", "--", sys.executable, "-c", program)
+    words = ("--ttl", "9", "--kill-after", "2", "--", sys.executable, "-c", program)
     process = shop.start("hold", "job", *words)
     until((shop.folder / "began").exists)
     shop.supersede(ttl=60)
@@ -253,19 +253,20 @@ def test_members(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
     if not told:
         exists = os.path.exists
         monkeypatch.setattr(os.path, "exists", lambda path: "children" not in str(path) and exists(path))
-    line = "setsid sleep 60 & sleep 60 & echo x; wait"
-    with subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, start_new_session=True) as process:
+    line = "setsid sleep 60 & sleep 60 & echo $$; wait"
+    words = ["sh", "-c", 'setsid sh -c "$0" & wait', line]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        until(lambda: len(groups(process.pid)) == 2)
+        leader = int(process.stdout.readline())
+        until(lambda: len(groups(leader)) == 2)
         found = members(os.getpid())
-        shell = next(member for member in found if member.pid == process.pid)
-        below = [member for member in found if member.parent == process.pid]
+        shell = next(member for member in found if member.pid == leader)
+        below = [member for member in found if member.parent == leader]
         assert len(below) == 2 and found.index(shell) < found.index(below[0])
-        assert send_all(process.pid, process.pid, signal.SIGKILL, strays_only=True)
-        until(lambda: len([member for member in members(process.pid) if member.alive]) == 1)
-        assert send_all(os.getpid(), process.pid, signal.SIGKILL)
-    assert not send_all(process.pid, process.pid, signal.SIGKILL)
+        assert send_all(leader, leader, signal.SIGKILL, strays_only=True)
+        until(lambda: len([member for member in members(leader) if member.alive]) == 1)
+        assert send_all(process.pid, leader, signal.SIGKILL)
+    assert not send_all(process.pid, leader, signal.SIGKILL)
 
 
 def groups(process: int) -> set[int]:
