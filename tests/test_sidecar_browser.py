@@ -170,6 +170,20 @@ def test_a_dead_sidecar_is_no_leader(browser: Browser, shop: Shop) -> None:
 
 
 @one_browser
+def test_a_computer_that_has_slept_shows_no_old_name(browser: Browser, shop: Shop) -> None:
+    """Its steady clock may have stood still; by the other one the leader was not heard of for long."""
+    replica = Replica(shop, "here")
+    browser.show(f"{replica.at}/ui")
+    sees(browser, name="here", live="Live")
+    browser.ask(
+        "[now = performance.now(), date = Date.now(), "
+        "performance.now = () => now, Date.now = () => date + 60000].length"
+    )
+    replica.process.kill()
+    sees(browser, name="Unknown", lost="Connection lost", token="–")
+
+
+@one_browser
 def test_a_phone_shows_all_of_it(browser: Browser, shop: Shop) -> None:
     """At 360 pixels nothing is wider than the screen, whatever the names, in both schemes."""
     replica = Replica(shop, "x" * 200, lock="y" * 100)

@@ -78,6 +78,13 @@ def test_what_a_store_says_is_escaped() -> None:
     assert evil.texts["name"] == evil.texts["lock"] == EVIL
 
 
+@pytest.mark.parametrize("since", [1e300, -1e300, 1e12, -1e12])
+def test_a_time_that_no_calendar_has_is_not_shown(since: float) -> None:
+    """A clock that counts something else, at whoever leads, takes the page from nobody."""
+    past = [{"name": "x", "token": 1, "since": since, "until": None}]
+    assert Texts(ui.page({**LEADER, "since": since}, past)).texts["since"] == "–"
+
+
 def test_a_place_in_a_name_is_not_filled_in() -> None:
     """What looks like a place of the template is a name like others."""
     assert Texts(ui.page({**LEADER, "name": "{{token}}"})).texts["name"] == "{{token}}"

@@ -84,9 +84,12 @@ def _lines(history: Iterable[Mapping[str, Any]]) -> Iterable[str]:
 
 def _moment(seconds: float | None) -> str:
     """An instant of wall time, for who has no script that would know the reader's own way to write it."""
-    if seconds is None:
+    try:
+        at = None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # What some leader's clock says, no calendar need have.
+        at = None
+    if at is None:
         return "–"
-    at = datetime.fromtimestamp(seconds, UTC)
     exact = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return f'<time datetime="{exact}" title="{exact}">{at:%Y-%m-%d %H:%M:%S} UTC</time>'
 
