@@ -498,6 +498,11 @@ class Machine:
         return self._last
 
     @property
+    def freed(self) -> bool:
+        """Whether the last write of this claim is known to be committed; others may have written since."""
+        return any(a.aim is Aim.FREE and a.credited for a in self._attempts)
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """What observers are to see."""
         return self._metadata

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import SUPPRESS
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from leases.terms import Terms
 from leases.testing.clock import ManualClock
 from leases_command import Shop, until
 from stores import Site, every_shared_store
-from stubborn import fresh_url
+from stubborn import Stubborn, fresh_url
 
 
 @pytest.fixture
@@ -226,6 +227,26 @@ def test_kept_without_an_answer(shop: Shop) -> None:
     assert err.startswith('leases: the store did not confirm that "job" is kept for another 59 min ')
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_kept_though_the_store_was_silent(monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    """A store that is silent for a moment is asked again; what has gone meanwhile is not kept."""
+    url, want = fresh_url("etcd"), Want("memory:", "job", "me", Terms(2.0), {}, 0.0, None, at_least=60.0)
+    backend, other = Stubborn(inner=open_backend(url)), open_backend(url)
+    monkeypatch.setattr(waiting, "shared_hub", lambda url, use: Hub(backend))
+    attempt = Attempt(want, SimpleNamespace(wake=lambda: None))  # type: ignore[arg-type]
+    attempt.run()
+    holding = attempt.holding()
+    assert holding is not None
+    backend.down = True
+    if lost:
+        other.swap(other.read("job", 1.0), None, 1.0)
+    threading.Timer(0.7, setattr, (backend, "down", False)).start()  # An attempt takes half of that.
+    assert holding.release(20.0, keep=60.0) is not lost
+    claim = other.read("job", 1.0).claim
+    assert claim is None if lost else claim is not None and claim.held and claim.ttl == 60.0
+    other.close()
+
+
 # ---- a last word ---------------------------------------------------------------------------------
 
 
@@ -286,6 +307,20 @@ def test_the_last_word_of_every_end(shop: Shop, words: tuple[str, ...], code: in
         assert (word["name"], word["holder"], word["token"]) == ("taken", "web-3", None)
     if holder is not None:
         end(holder)
+
+
+@pytest.mark.waits
+def test_the_last_word_of_a_command_that_was_stopped_in_time(shop: Shop) -> None:
+    """If the store gives no answer, the command ends before its lease: for so long it was held."""
+    read, write = os.pipe()
+    words = ("--ttl", "1.5", "--", "sleep", "60")
+    process = shop.start("hold", "job", "--status-fd", str(write), *words, pass_fds=(write,))
+    os.close(write)
+    until(lambda: shop.holder() is not None)
+    with shop.frozen(), open(read, encoding="utf-8") as file:
+        word = json.loads(file.read())
+    assert process.wait(30) == word["code"] == 70
+    assert (word["outcome"], word["released"]) == ("lost", False) and 0 < word["held"] < 30
 
 
 def test_the_last_word_of_a_loss(shop: Shop) -> None:

@@ -80,6 +80,9 @@ class Witness(Console):
         """
         if outcome == "done":
             outcome = self._outcome or outcome
+        if self._acquired_at is not None and self._told["released"] is None:
+            # It was stopped in time, and nobody has confirmed a release.
+            self._told.update(released=False, held=round(system_clock().hold - self._acquired_at, 3))
         line = json.dumps({"outcome": outcome, "code": code, **self._told, "command": self._command}) + "\n"
         thread = threading.Thread(
             target=_write, args=(self._descriptor, line), name="leases-status", daemon=True

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from leases.cli import exits
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from leases.tenure import Tenure
 
 GIVE_UP_SECONDS: Final = 5.0  # for the store's last answer, after a signal
+_STEP: Final = 0.02  # between looks at whether the store has answered after all
 _ACQUIRE: Final = "leases-acquire"
 _RELEASE: Final = "leases-release"
 
@@ -82,18 +84,23 @@ class Holding:
         Args:
             seconds: how long to wait, whatever the store does. After a loss, too, what may still be under way
                 is freed.
-            keep: leave a last record that keeps everybody out for so many seconds; 0 for none.
+            keep: leave a last record that keeps everybody out for so many seconds; 0 for none. A store that
+                gives no answer is asked again for it, as long as may be waited: else it is free too early.
         """
-        thread = threading.Thread(target=self._let_go, args=(keep,), name=_RELEASE, daemon=True)
+        thread = threading.Thread(target=self._let_go, args=(keep, seconds), name=_RELEASE, daemon=True)
         thread.start()
         thread.join(seconds)
         return not thread.is_alive() and self._confirmed
 
-    def _let_go(self, keep: float) -> None:
+    def _let_go(self, keep: float, seconds: float) -> None:
+        machine = self._tenure.machine
         if keep > 0:
+            until = system_clock().wait + seconds
             release(self._tenure, linger=keep)
+            while machine.phase is not Phase.DONE and system_clock().wait < until:
+                time.sleep(_STEP)  # It goes on in the background.
         self.lease.release()
-        self._confirmed = self._tenure.machine.phase is Phase.DONE
+        self._confirmed = machine.freed if keep > 0 else machine.phase is Phase.DONE
         self._tenure.hub.close()
 
 
@@ -236,7 +243,7 @@ def _give_up(attempt: Attempt, signals: Signals) -> None:
     until = system_clock().wait + GIVE_UP_SECONDS
     attempt.give_up()
     while system_clock().wait < until and not (attempt.done and _settled(attempt)):
-        for number in signals.wait(0.02 if attempt.done else until - system_clock().wait):
+        for number in signals.wait(_STEP if attempt.done else until - system_clock().wait):
             if number in ENDING:
                 os._exit(exits.SIGNALLED + number)
 
