@@ -202,9 +202,7 @@ class _Candidate:
 
         timeout(1) sends each twice, and so does a terminal with whoever passes it on.
         """
-        # It may be about to begin, and then ends at once.
-        self._elector._signalled = True  # pyright: ignore[reportPrivateUsage] - as in a body of `stop_on`
-        self._elector.stop(0)
+        self._elector.retire()  # It may be about to begin.
         began = system_clock().wait
         while not self._over and (left := began + _GIVE_UP_SECONDS - system_clock().wait) > 0:
             for number in self._signals.wait(left):
