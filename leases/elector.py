@@ -339,7 +339,7 @@ class Elector:
         return await _wait_async(until_ended(part, timeout), part.ended)
 
     def retire(self) -> None:
-        """As `stop`, without waiting and for good: a `run` that is about to begin in another thread ends, too."""
+        """As `stop`, without waiting and for good: a `run` that is about to begin ends at once, too."""
         self._retired = True
         self.stop(0)
 
