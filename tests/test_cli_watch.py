@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from leases.cli import main
-from leases.cli.rows import aligned, cut, in_order, is_bid, metadata, width_of
+from leases.cli.rows import aligned, cut, in_order, is_bid, metadata, until_free, width_of
 from leases.cli.sights import Sights
 from leases.cli.signals import Signals
 from leases.cli.watch import _Following
@@ -308,7 +308,17 @@ def test_sights_tell_changes_once() -> None:
     sights.note([Slot("a", 2, claim(), 2)], at(11))
     (gone,) = sights.changes(at(11))
     assert (gone.name, gone.held) == ("b", False)
-    assert [status.name for status in sights.statuses(at(11))] == ["a"]
+    assert [status.name for status in sights.statuses(at(11), at(11))] == ["a"]
+
+
+def test_nobody_is_expired_before_somebody_has_looked() -> None:
+    """While a look goes on that may show a renewal, a holder counts as one whose time is about to be over."""
+    sights = Sights(None, None)
+    sights.note([Slot("a", 1, claim(), 1)], at(0))
+    (shown,) = sights.statuses(at(10), at(9))
+    assert shown.expires_in is not None and 0 < shown.expires_in < 0.01 and until_free(shown) == "0.0 s"
+    (shown,) = sights.statuses(at(10), at(10))
+    assert shown.expires_in == 0 and until_free(shown) == "expired"
 
 
 def test_table_forgets_what_is_gone() -> None:
@@ -316,7 +326,7 @@ def test_table_forgets_what_is_gone() -> None:
     sights = Sights(None, None)
     for number in range(5):
         sights.note([Slot(str(number), number, claim(), number)], at(number))
-        assert [status.name for status in sights.statuses(at(number))] == [str(number)]
+        assert [status.name for status in sights.statuses(at(number), at(number))] == [str(number)]
     assert len(sights._sights) == 1
 
 
@@ -342,7 +352,7 @@ def test_one_lock_is_shown_also_when_it_is_free() -> None:
     """Who asked for a lock sees that nobody holds it."""
     sights = Sights(None, "job")
     sights.note([Slot("job", None)], at(0))
-    assert [status.name for status in sights.statuses(at(0))] == ["job"]
+    assert [status.name for status in sights.statuses(at(0), at(0))] == ["job"]
     assert [status.held for status in sights.changes(at(0))] == [False]
     assert list(sights.changes(at(1))) == []
 

@@ -8,7 +8,8 @@ latest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from leases.contract import Slot, absent
 from leases.observer import Sight
@@ -16,6 +17,9 @@ from leases.store import Status, status_of
 
 if TYPE_CHECKING:
     from leases.clock import Instant
+
+
+_MOMENT: Final = 0.001  # seconds: hardly any, and not none
 
 
 class Sights:
@@ -39,11 +43,18 @@ class Sights:
         for name, slot in seen.items():
             self._sights.setdefault(name, Sight(self._boot)).note(slot, now)
 
-    def statuses(self, now: Instant) -> list[Status]:
-        """What stands, at this instant. What is not there any more is forgotten, unless it was asked for."""
+    def statuses(self, now: Instant, known: Instant) -> list[Status]:
+        """What stands, at this instant. What is not there any more is forgotten, unless it was asked for.
+
+        Args:
+            now: what stood before is counted down to this instant.
+            known: when it was so; what has expired only since then may have been renewed, and shows no time.
+        """
         found: list[Status] = []
         for name in list(self._sights):
             status = self._status(name, now)
+            if status.expires_in == 0 and self._sights[name].left(known) > 0:
+                status = replace(status, expires_in=_MOMENT)
             if status.held or self._stands(name) or name == self._name:
                 found.append(status)
             else:

@@ -248,7 +248,7 @@ class _Live(_Following):
                     screen.forget()
 
     def _draw(self, screen: Screen, sights: Sights) -> None:
-        found = self.wanted(sights.statuses(system_clock()))
+        found = self.wanted(sights.statuses(system_clock(), self.known_at()))
         trouble = None
         if self.trouble is not None:
             trouble = self.trouble.error, time.time() - self.trouble.since

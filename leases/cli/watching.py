@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leases.store import Store
 
 _LOOK_SECONDS: Final = 5.0
-_SCAN_SECONDS: Final = 30.0
+_SCAN_SECONDS: Final = 10.0
 _NO_TTL: Final = 15.0
 _AGAIN_LEAST, _AGAIN_MOST = 0.25, 5.0  # seconds between looks at a store that does not answer
 
