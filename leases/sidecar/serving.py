@@ -22,7 +22,7 @@ from leases.sidecar.port import place
 
 if TYPE_CHECKING:
     import socket
-    from asyncio import Transport
+    from asyncio import TimerHandle, Transport
 
     from starlette.applications import Starlette
 
@@ -60,6 +60,7 @@ class Connection(H11Protocol):
     """
 
     _before: object = ...
+    _timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """It has begun."""
@@ -69,16 +70,20 @@ class Connection(H11Protocol):
         else:
             self._expect()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended; nothing is kept of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
     def _expect(self) -> None:
         """Look whether anything was asked since the last time."""
         asked = self.cycle
-        if self.transport.is_closing():
-            return
         if asked is self._before and (asked is None or asked.response_complete):
             self.transport.abort()
             return
         self._before = asked
-        self.loop.call_later(ASKING_SECONDS, self._expect)
+        self._timer = self.loop.call_later(ASKING_SECONDS, self._expect)
 
 
 def serve(application: Starlette, sockets: Sequence[socket.socket], console: Console) -> int:
