@@ -1,8 +1,8 @@
 """The sidecar's answers over HTTP.
 
 Every answer is `Cache-Control: no-store`; all but events and metrics are one JSON object. A path that is not
-named here is answered as `/` is, because clients of the old leader-elector ask anything. A slash at the end
-of a path, and parameters that a path does not take, count for nothing.
+named here is answered as `/` is, because clients of the old leader-elector ask anything. A slash too many,
+and parameters that a path does not take, count for nothing.
 """
 
 from __future__ import annotations
