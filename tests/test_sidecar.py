@@ -362,6 +362,7 @@ def test_it_can_be_mounted(site: Site) -> None:
         return int(sent[0]["status"])
 
     async def story() -> None:
+        assert await get("/elector/healthz") == await get("/elector/readyz") == 503, "it takes no part yet"
         async with inner.router.lifespan_context(inner):
             while await get("/elector/leader/") != 200:
                 await asyncio.sleep(0.01)

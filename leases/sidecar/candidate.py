@@ -111,6 +111,11 @@ class Candidate:
         return system_clock().hold
 
     @property
+    def begun(self) -> bool:
+        """Whether it takes part, or did."""
+        return self._thread is not None
+
+    @property
     def stopping(self) -> bool:
         """Whether it was asked to stop."""
         return self._stopping

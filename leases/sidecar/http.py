@@ -252,12 +252,16 @@ class Site:
 
     async def healthz(self, _: Request) -> Response:
         """`GET /healthz`: whether what renews is alive; that somebody answers shows that the loop is."""
-        health = self.candidate.health()
-        return JSONResponse({"ok": health.ok, "reasons": list(health.reasons)}, 200 if health.ok else 503)
+        reasons = list(self.candidate.health().reasons)
+        if not self.candidate.begun:  # Mounted, an application has a lifespan that nobody enters by himself.
+            reasons.append("it takes no part; let your application enter app.router.lifespan_context(app)")
+        return JSONResponse({"ok": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     async def readyz(self, _: Request) -> Response:
         """`GET /readyz`: whether it takes part, or by `ready_leader_only`, whether it leads."""
-        why = "it is stopping" if self.candidate.stopping else None
+        why = None if self.candidate.begun else "it takes no part"
+        if self.candidate.stopping:
+            why = "it is stopping"
         if self._ready_leader_only and not self.candidate.state().is_leader:
             why = why or "it does not lead"
         return JSONResponse({"ok": why is None, "reasons": [why] if why else []}, 200 if why is None else 503)
