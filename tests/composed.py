@@ -61,20 +61,16 @@ class Composed:
             "security_opt": service.pop("security_opt", None),
             "user": service.pop("user", None),
             "volumes": [self._mounted(one) for one in service.pop("volumes", ())],
+            "environment": service.pop("environment", {}),
         }
-        match service.pop("network_mode", "").partition(":"):
-            case "service", _, other:
-                options["network_mode"] = f"container:{self.running[other].id}"
-            case _:
-                options |= {"network": self._network.name, "network_mode": None, "hostname": name}
+        options |= {"network": self._network.name, "network_mode": None, "hostname": name}
         tag, command = str(service.pop("image")), service.pop("command")
         assert not service, f"the tests do not know what {sorted(service)} of {name} means"
         started = Image(self._image.client, self._names.get(tag, tag))
         self._image.also(started)
         found = started.start(*command, **options, name=f"{self._network.name}-{name}")
-        if options.get("network"):
-            self._network.disconnect(found)
-            self._network.connect(found, aliases=[name])
+        self._network.disconnect(found)
+        self._network.connect(found, aliases=[name])
         return found
 
     def _mounted(self, text: str) -> str:
