@@ -132,6 +132,7 @@ class Hub:
         self._queues: dict[str, _Queue] = {}
         self._remembered: OrderedDict[str, Estate] = OrderedDict()
         self._members: set[Member] = set()
+        self._settling: threading.Event | None = None  # rings when the last claim is over, where one waits
         self._handles: set[object] = set()
         self._pinned = False
         self._silences = 0  # requests in a row that had no answer, of all claims
@@ -331,6 +332,22 @@ class Hub:
     def part(self, member: Member) -> None:
         """Forget a claim that is over."""
         self._members.discard(member)
+        if self._settling is not None and not self._members:
+            self._settling.set()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until nothing is held or under way here any more, for whoever is about to end the process.
+
+        An acquisition that was called off may have been committed, and is freed in the background.
+
+        Args:
+            timeout: seconds at most.
+
+        Returns:
+            Whether it is so.
+        """
+        settling = self._settling = threading.Event()  # First: what parts after the look is heard.
+        return not self._members or settling.wait(timeout)
 
     @property
     def members(self) -> list[Member]:

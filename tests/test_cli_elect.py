@@ -18,9 +18,11 @@ import pytest
 from leases.cli import elect, hold, main
 from leases.cli.options import parse
 from leases.elector import Elector
+from leases.hub import Hub, shared_hub
 from leases_command import PATIENCE, Shop, until
 from stores import Site
 from streams import until_event
+from stubborn import Stubborn, fresh_url
 from terminals import Terminal
 
 
@@ -164,6 +166,42 @@ def test_signal_before_it_takes_part(shop: Shop, monkeypatch: pytest.MonkeyPatch
     candidate = elect._Candidate(elector, diary, Early(), as_json=True)  # type: ignore[arg-type]
     assert candidate.run() == 0
     assert not diary.notes and shop.holder() is None
+
+
+def test_signal_while_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has claimed as the signal came is free when it ends, and not only when its ttl is over."""
+    url, claims, over = fresh_url(), threading.Event(), threading.Event()
+    hub = shared_hub(url, Hub.pin)
+    backend = hub.backend = Stubborn(inner=hub.backend)
+
+    def before(kind: str, name: str) -> None:
+        if kind == "swap" and not claims.is_set():
+            claims.set()
+            until(lambda: elector._retired)  # The signal has come.
+        elif kind == "swap":
+            time.sleep(0.2)  # Freeing it takes a while.
+
+    class Signalled:
+        """Signals of which the first comes while the candidate claims."""
+
+        def wait(self, timeout: float | None) -> list[int]:
+            if timeout is None:
+                assert claims.wait(PATIENCE)
+                return [signal.SIGTERM]
+            over.wait(timeout)
+            return []
+
+        def wake(self) -> None:
+            if candidate._over:
+                over.set()
+
+    backend.before = before
+    elector = Elector("job", store=url)
+    candidate = elect._Candidate(elector, elect._Diary(), Signalled(), as_json=True)  # type: ignore[arg-type]
+    assert candidate.run() == 0
+    assert [claim is None for kind, _, claim in backend.calls if kind == "swap"] == [False, True]
+    assert not backend.inner.read("job", 1.0).held
+    hub.close()
 
 
 def test_store_that_refuses_the_candidate(shop: Shop) -> None:

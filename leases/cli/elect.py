@@ -194,6 +194,9 @@ class _Candidate:
             self._elector.run(lambda lease: lease.ending.wait())
         except Exception as error:
             self._error = error
+        hub = self._elector._lock._hub  # pyright: ignore[reportPrivateUsage] - nobody else uses this store here
+        if hub is not None:  # What was claimed as the signal came is freed in the background.
+            hub.settle(_GIVE_UP_SECONDS)
         self._over = True
         self._signals.wake()
 
