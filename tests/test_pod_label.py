@@ -231,6 +231,7 @@ def test_where_there_is_no_pod_it_is_said(tmp_path: Path) -> None:
         ({}, "run this in a pod"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "automountServiceAccountToken"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "https"}, "set it to one"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "65536"}, "set it to one"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             Pod.mine(env, tmp_path)

@@ -76,7 +76,7 @@ class Pod:
                 "there is no pod to label: KUBERNETES_SERVICE_HOST is not set; "
                 "run this in a pod, or without its label"
             )
-        if not port.isdecimal():
+        if not port.isdecimal() or int(port) > 65535:
             raise ConfigurationError(f"KUBERNETES_SERVICE_PORT={port!r} is no port; set it to one, as 443")
         if not (secrets / "token").exists():
             raise ConfigurationError(
