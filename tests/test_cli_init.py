@@ -121,3 +121,21 @@ def test_ctrl_c_is_felt_once(tmp_path: Path) -> None:
         assert terminal.wait() == 0
     finally:
         terminal.close()
+
+
+def test_ctrl_z_is_no_end(shop: Shop) -> None:
+    """On the terminal of a container nobody could say `fg`: the command goes on, and hears Ctrl-C."""
+    words = (*FIRST, *LEASES, "hold", "job", "--ttl", "60", "--", "cat")
+    terminal = Terminal(*words, env={"LEASES_URL": shop.url}, cwd=str(shop.folder))
+    try:
+        until(lambda: shop.holder() is not None)
+        terminal.type("one\n")
+        terminal.expect("one", "one")
+        terminal.type("\x1a")
+        terminal.expect("suspended")
+        terminal.type("two\n")
+        terminal.expect("two", "two")
+        terminal.type("\x03")
+        assert terminal.wait() == 130
+    finally:
+        terminal.close()

@@ -62,9 +62,19 @@ def _bury(child: int) -> int | None:
     """Wait for all who have ended; the status of the child if it is among them."""
     with contextlib.suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == child:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            if pid == child and os.WIFSTOPPED(status):
+                _go_on(child, os.WSTOPSIG(status))
+            elif pid == child:
                 return status  # Whoever is left ends with this process, and needs no funeral.
             if pid == 0:
                 return None
     return None
+
+
+def _go_on(child: int, number: int) -> None:
+    """Undo a Ctrl-Z: on the terminal of a container there is no shell that could, and Ctrl-C is not felt."""
+    if number == signal.SIGTSTP and os.isatty(0):
+        with contextlib.suppress(OSError):
+            os.killpg(child, signal.SIGCONT)
+            os.tcsetpgrp(0, child)

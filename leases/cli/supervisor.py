@@ -89,6 +89,7 @@ class Supervisor:
         self.quit: int | None = None
         self._began = self._stopping = self._wants_terminal = self._unguarded = False
         self._too_long_at = self._leader_ended_at = self._kill_by = NEVER
+        self._asked_at = 0.0
         self._warned = False
 
     def run(self, variables: Mapping[str, str]) -> None:
@@ -163,7 +164,8 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
-        self._kill_by = system_clock().hold + self._grace.kill_after
+        self._asked_at = system_clock().hold
+        self._kill_by = self._asked_at + self._grace.kill_after
         self._guardian.stop()
 
     def _kill_in_time(self, now: float, limits: Limits) -> None:
@@ -172,9 +174,12 @@ class Supervisor:
         if now < kill_at:
             return
         self._guardian.kill_all()
-        if now >= kill_at + _UNHEARD and not self._guardian.anybody():
+        if self._run.gone:
+            return
+        late = now - max(kill_at, self._asked_at)  # We may have been stopped ourselves until then.
+        if late >= _UNHEARD and not self._guardian.anybody():
             self._guardian.kill()  # It is stopped again and again: what it does not tell, its death does.
-        if now >= kill_at + _WORRY and not self._warned:
+        if late >= _WORRY and not self._warned:
             self._warned = True
             self._console.say(
                 "undead",
