@@ -388,6 +388,7 @@ FOREIGN = [
     ({"X-Forwarded-For": "127.0.0.1"}, "came through a proxy"),
     ({"Forwarded": "for=127.0.0.1"}, "came through a proxy"),
     ({"Via": "1.1 gate"}, "came through a proxy"),
+    ({"X-Forwarded-Proto": "http"}, "came through a proxy"),
     ({"Host": "rebound.example:4040"}, "is not this one"),
     ({"Host": "localhost.rebound.example"}, "is not this one"),
     ({"Host": "10.0.0.9"}, "is not this one"),
@@ -421,8 +422,8 @@ def test_our_own_page_and_our_own_names_may(leader: Beside, host: str, port: int
 
 @pytest.mark.parametrize(
     ("address", "allowed"),
-    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.1.2.3", False),
-     ("::ffff:10.1.2.3", False), ("fe80::1%eth0", False), ("testclient", False)],
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("127.0.0.6", False),
+     ("10.1.2.3", False), ("::ffff:10.1.2.3", False), ("fe80::1%eth0", False), ("testclient", False)],
 )  # fmt: skip
 def test_only_a_peer_on_this_host_may(address: str, allowed: bool) -> None:
     """The address is the connection's own; what a request says of itself counts for nothing."""

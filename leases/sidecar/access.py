@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 # A proxy on this host has the address of this host, and speaks for somebody else.
-_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_FORWARDED: Final = ("forwarded", "x-forwarded-", "x-envoy-", "x-real-ip", "via")
 _SAME_SITE: Final = ("same-origin", "none")
 
 
@@ -39,9 +39,11 @@ class Access:
             return "a page of another site asks for it; only the sidecar's own page may"
         if self.remote:
             return None
-        if request.client is None or not _is_loopback(request.client.host):
+        # Whoever asks for this host, by any of its names, has the first address. Another one was taken on
+        # purpose: 127.0.0.6 by the proxy of a mesh, for what comes from other pods.
+        if request.client is None or not _is_loopback(request.client.host, first=True):
             return "it is taken from this host alone; ask there, or start with --allow-remote-control"
-        if any(name in headers for name in _FORWARDED):
+        if any(name.startswith(_FORWARDED) for name in headers):
             return "it came through a proxy; ask directly, or start with --allow-remote-control"
         if not _names_this_host(host):
             return f'the Host "{host}" is not this one; ask for http://localhost'
@@ -63,10 +65,11 @@ def _names_this_host(host: str) -> bool:
     return name == "localhost" or (name is not None and _is_loopback(name))
 
 
-def _is_loopback(address: str) -> bool:
+def _is_loopback(address: str, *, first: bool = False) -> bool:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         return False
     mapped = getattr(found, "ipv4_mapped", None)  # An IPv4 peer of a socket for both.
-    return (mapped or found).is_loopback
+    own = mapped or found
+    return str(own) in ("127.0.0.1", "::1") if first else own.is_loopback
