@@ -32,7 +32,7 @@ trap 'stop; exit 0' INT TERM HUP
 
 while :; do
     # It answers when the leader is another one, and after half a second in any case.
-    if state=$(curl -fsS --max-time "$patience" "$sidecar/wait?token=$token&timeout=0.5" 2>/dev/null); then
+    if state=$(curl -fsS --noproxy '*' --max-time "$patience" "$sidecar/wait?token=$token&timeout=0.5" 2>/dev/null); then
         seen=$(field token)
     else
         state='' seen=null
