@@ -15,11 +15,12 @@ from starlette.routing import Mount
 
 from leases.elector import Elector
 from leases.errors import ConfigurationError
+from leases.hub import Hub, shared_hub
 from leases.sidecar import Candidate, app
-from leases_command import until
+from leases_command import PATIENCE, until
 from sidecars import Beside, CutOff, events, url_of
 from stores import Site
-from stubborn import memory
+from stubborn import Stubborn, fresh_url, memory
 
 Make = Callable[..., Beside]
 TTL = 1.5
@@ -384,6 +385,28 @@ def test_who_is_told_to_stop_does_not_begin(site: Site) -> None:
     assert asyncio.run(candidate.stop())
     candidate.start()
     assert candidate._thread is None
+
+
+def test_who_is_told_to_stop_while_it_claims() -> None:
+    """What was committed meanwhile is free when it has stopped: else nobody would lead for a ttl."""
+    url, claims = fresh_url(), threading.Event()
+    hub = shared_hub(url, Hub.pin)
+    backend = hub.backend = Stubborn(inner=hub.backend)
+    candidate = Candidate("job", store=url)
+
+    def before(kind: str, name: str) -> None:
+        if kind == "swap" and not claims.is_set():
+            claims.set()
+            until(lambda: candidate.stopping)
+
+    backend.before = before
+    candidate.start()
+    assert claims.wait(PATIENCE)
+    assert asyncio.run(candidate.stop())
+    candidate.close()
+    assert [claim is None for kind, _, claim in backend.calls if kind == "swap"] == [False, True]
+    assert not backend.inner.read("job", 1.0).held
+    hub.close()
 
 
 def test_a_drain_that_does_not_fit_is_refused() -> None:

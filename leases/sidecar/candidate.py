@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 DRAIN: Final = 0.2  # seconds, or less for a short ttl
 RELEASE_SECONDS: Final = 5.0
+_STEP: Final = 0.02  # between looks at whether the store has answered
 
 
 class Mark(Protocol):
@@ -207,9 +209,23 @@ class Candidate:
         self._stopping = True
         self._ring()
         limit = self.drain + RELEASE_SECONDS if timeout is None else timeout
-        reign = self.elector._reign
-        self._ended = await self.elector.stop_async(limit) and (reign is None or reign.done)
+        reign, until = self.elector._reign, self.now() + limit
+        ended = await self.elector.stop_async(limit) and (reign is None or reign.done)
+        self._ended = ended and await self._settled(until)
         return self._ended
+
+    async def _settled(self, until: float) -> bool:
+        """Wait until what was claimed as it was told to stop is freed in the background; whether it is.
+
+        Else the process would end before that, and nobody lead for a whole ttl.
+        """
+        hub, part = self.elector._lock._hub, self.elector._part
+        ticket = None if part is None or part.place is None else part.place.ticket
+        while hub is not None and any(member.ticket is ticket for member in hub.members):
+            if self.now() >= until:
+                return False
+            await asyncio.sleep(_STEP)
+        return True
 
     def close(self) -> None:
         """Look at the store no more."""
