@@ -370,5 +370,6 @@ def test_rows() -> None:
     assert is_bid(bid) and metadata(bid) == "(priority 3)"
     assert not is_bid(Status("auction/bid", True, metadata={"by": "me"})) and not is_bid(Status("bid", True))
     assert width_of("日本") == 4 and width_of("e\u0301") == 1
+    assert width_of("\u0915\u0941") == width_of("\u2764\ufe0f") == width_of("1\u20e3") == 1
     assert aligned([("日本", "x"), ("abcde", "y")]) == ["日本   x", "abcde  y"]
     assert cut("abcdef", 4) == "abc…" and cut("日本語", 5) == "日本…" and cut("abcd", 4) == "abcd"

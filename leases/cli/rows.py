@@ -92,6 +92,7 @@ def width_of(text: str) -> int:
     """How many columns of a terminal a text takes; some characters take two, some none."""
     if text.isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width
+    from unicodedata import category, east_asian_width
 
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    # Marks without a class of their own, as of Indic vowels and emoji, stand on what is before them, too.
+    return sum(0 if category(c) in ("Mn", "Me") else 2 if east_asian_width(c) in "WF" else 1 for c in text)
