@@ -105,7 +105,7 @@ def cages() -> set[str]:
 # ---- leases fails --------------------------------------------------------------------------------
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP] * ROUNDS)
 def test_nobody_outlives_the_lease(forest: Forest, number: int) -> None:
     """`leases` is killed or stopped: of 100 commands of every kind, the last process is gone in time."""
@@ -125,7 +125,7 @@ def test_nobody_outlives_the_lease(forest: Forest, number: int) -> None:
     assert not any(f"leases-{guardian}-" in cage for cage in cages() for guardian in guardians)
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [LEASES, UNCAGED])
 def test_who_flees_is_caught(shop: Shop, program: tuple[str, ...]) -> None:
     """A process that is another one every millisecond, each in a session of its own, is caught in time."""
