@@ -27,11 +27,29 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         is_ctrl_c = _number is signal.SIGINT
         signal.signal(_number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
 
+_HEARD = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGCHLD, signal.SIGCONT, signal.SIGTSTP, signal.SIGTTOU, signal.SIGWINCH,
+)  # fmt: skip
+
 # A deadline per example would judge the machine, and a machine that is shared is often slow.
 settings.register_profile("here", deadline=None)
 # In CI the same examples every time: whoever changed nothing must not be the one to find the old fault.
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that runs in the process of the tests hears of signals until the end of its process."""
+    before = {number: signal.getsignal(number) for number in _HEARD}
+    descriptor = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(descriptor)
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    signal.set_wakeup_fd(descriptor)
 
 
 @pytest.fixture(params=[Threads, Tasks], ids=["threads", "asyncio"])

@@ -184,6 +184,7 @@ class _Candidate:
                 self._print(printer)
         finally:
             ended = self._stop()
+            hooks.leave(self._diary.hear)
         self._print(printer)
         if printer.error is not None:
             raise printer.error
