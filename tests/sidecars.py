@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import pytest
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from leases import hub
+from leases import health, hub
 from leases.contract import Backend, Notify, Slot, Watch
+from leases.metrics import install
 from leases.sidecar import Candidate, app
 from leases.sidecar.port import Address, listen, place
 from leases.sidecar.serving import Connection, Server
@@ -93,6 +95,13 @@ def _parsed(lines: http.client.HTTPResponse) -> Iterator[Event]:
 # ---- in a thread -----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def left_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health is that of the whole process, where other tests may have left locks on clocks of their own."""
+    left = set(hub.hubs())
+    monkeypatch.setattr(health, "hubs", lambda: [each for each in hub.hubs() if each not in left])
+
+
 def url_of(backend: Backend) -> str:
     """A URL by which this process reaches a backend that a test has made."""
     url = f"memory:sidecar-{next(_count)}"
@@ -124,7 +133,8 @@ class Beside:
     def __init__(self, store: str, name: str = "job", **options: Any) -> None:
         of_app = {key: options.pop(key) for key in _OF_APP & set(options)}
         self.candidate = Candidate(name, store=store, **options)
-        self.app = app(self.candidate, registry=CollectorRegistry(), **of_app)
+        self._registry = CollectorRegistry()
+        self.app = app(self.candidate, registry=self._registry, **of_app)
         self._sockets = listen(Address("127.0.0.1", 0))
         self.url = place(self._sockets[0])
         config = uvicorn.Config(
@@ -170,6 +180,7 @@ class Beside:
             asyncio.run_coroutine_threadsafe(self.site.close(), self._loop).result(PATIENCE)
         self._server.should_exit = True
         self._thread.join(PATIENCE)
+        install(self._registry).uninstall()
         assert not self._thread.is_alive(), "it does not end"
 
 

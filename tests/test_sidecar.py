@@ -16,14 +16,18 @@ from starlette.routing import Mount
 from leases.elector import Elector
 from leases.errors import ConfigurationError
 from leases.hub import Hub, shared_hub
+from leases.metrics import install
 from leases.sidecar import Candidate, app
 from leases_command import PATIENCE, until
 from sidecars import Beside, CutOff, events, url_of
+from sidecars import left_by_others as left_by_others
 from stores import Site
 from stubborn import Stubborn, fresh_url, memory
 
 Make = Callable[..., Beside]
 TTL = 1.5
+
+pytestmark = pytest.mark.usefixtures("left_by_others")
 
 
 @pytest.fixture
@@ -346,7 +350,8 @@ def test_history_tells_who_has_led(make: Make, leader: Beside) -> None:
 
 def test_it_can_be_mounted(site: Site) -> None:
     """In another application, under a path of that one's choice; paths and slashes are as ever."""
-    inner = app(Candidate("job", store=url_of(site.backend()), ttl=TTL), registry=CollectorRegistry())
+    registry = CollectorRegistry()
+    inner = app(Candidate("job", store=url_of(site.backend()), ttl=TTL), registry=registry)
     outer = Starlette(routes=[Mount("/elector", app=inner)])
 
     async def get(path: str) -> int:
@@ -372,6 +377,7 @@ def test_it_can_be_mounted(site: Site) -> None:
             assert await get("/leader") == 404
             await inner.state.site.close()
             assert await get("/elector/leader") == 404
+        install(registry).uninstall()
 
     asyncio.run(story())
 

@@ -19,11 +19,14 @@ from leases.sidecar.board import BACKLOG, Board, Change, Listener
 from leases.sidecar.events import EventStream
 from leases_command import until
 from sidecars import Beside, CutOff, connection, events, url_of
+from sidecars import left_by_others as left_by_others
 from stores import Site
 from stubborn import fresh_url, memory
 
 Make = Callable[..., Beside]
 TTL = 1.5
+
+pytestmark = pytest.mark.usefixtures("left_by_others")
 
 
 @pytest.fixture
