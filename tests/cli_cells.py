@@ -195,8 +195,8 @@ class Run:
                 return system_clock().hold > self._due
             case "lost":
                 return (self.folder / "told").exists()
-            case "releasing":
-                return not any(map(alive, self._members()))
+            case "releasing":  # Not before a shell, too, that had the command run has ended.
+                return "the command has ended" in self.said()
             case _:
                 return True
 
