@@ -42,8 +42,7 @@ def builder(base: str) -> bytes:
     """What to build to have the same with pip and a shell: a Dockerfile, and what it adds to a base."""
     pip = Path(str(distribution("pip").locate_file("pip")))
     shell = Path("/bin/sh").resolve()
-    packages = Path(sys.base_prefix) / "lib" / _version() / "site-packages"
-    files = {f"{packages}/pip/{path.relative_to(pip)}": path for path in _files(pip)}
+    files = {f"{_packages()}/pip/{path.relative_to(pip)}": path for path in _files(pip)}
     added = _tar(files | {"/bin/sh": shell} | _linked([shell]))
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
@@ -112,8 +111,11 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-def _version() -> str:
-    return f"python{sys.version_info.major}.{sys.version_info.minor}"
+def _packages() -> str:
+    """Where this Python looks for packages outside of environments; Debian's has a place of its own."""
+    asks = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    words = [str(Path(sys.executable).resolve()), "-I", "-c", asks]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _tar(files: Mapping[str, Path]) -> bytes:
