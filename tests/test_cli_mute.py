@@ -102,7 +102,14 @@ def test_signals_while_it_waits(shop: Shop, full: int) -> None:
 
 def waits(process: int) -> bool:
     """Whether one of its threads waits for a pipe."""
-    return any("pipe" in path.read_text() for path in Path(f"/proc/{process}/task").glob("*/wchan"))
+    return any("pipe" in _where(thread) for thread in Path(f"/proc/{process}/task").iterdir())
+
+
+def _where(thread: Path) -> str:
+    try:
+        return (thread / "wchan").read_text()
+    except OSError:  # It has ended.
+        return ""
 
 
 def test_the_lease_that_is_printed(shop: Shop, full: int) -> None:

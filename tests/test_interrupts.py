@@ -163,8 +163,9 @@ def everywhere(run: Callable[[int], bool], step: int) -> int:
     """
     with ThreadPoolExecutor(AT_ONCE) as crew:
         for first in itertools.count(1, step * AT_ONCE):
-            if not all(list(crew.map(run, range(first, first + step * AT_ONCE, step)))):
-                return first
+            struck = list(crew.map(run, range(first, first + step * AT_ONCE, step)))
+            if not all(struck):
+                return first + step * sum(struck)
     raise AssertionError("there is always a place left")
 
 
