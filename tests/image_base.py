@@ -23,6 +23,7 @@ from typing import Final
 from packaging.requirements import Requirement
 
 from layers import ROOT
+from servers.engine import tar_of
 
 # Of a Python: what runs nothing that we have.
 NOT_RUN: Final = re.compile(
@@ -35,7 +36,7 @@ PATH: Final = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
 
 def runtime() -> bytes:
     """A file system: this Python, where it is here."""
-    return _tar(_python())
+    return tar_of(_python())
 
 
 def builder(base: str) -> bytes:
@@ -43,7 +44,7 @@ def builder(base: str) -> bytes:
     pip = Path(str(distribution("pip").locate_file("pip")))
     shell = Path("/bin/sh").resolve()
     files = {f"{_packages()}/pip/{path.relative_to(pip)}": path for path in _files(pip)}
-    added = _tar(files | {"/bin/sh": shell} | _linked([shell]))
+    added = tar_of(files | {"/bin/sh": shell} | _linked([shell]))
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for name, inside in (
@@ -116,17 +117,6 @@ def _packages() -> str:
     asks = "import sysconfig; print(sysconfig.get_path('purelib'))"
     words = [str(Path(sys.executable).resolve()), "-I", "-c", asks]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _tar(files: Mapping[str, Path]) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w", dereference=True) as tar:
-        place = tarfile.TarInfo("tmp")
-        place.type, place.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(place)
-        for name, path in sorted(files.items()):
-            tar.add(path, name.lstrip("/"))
-    return content.getvalue()
 
 
 def _closure(name: str, extras: frozenset[str]) -> Iterator[tuple[str, Distribution]]:

@@ -93,7 +93,8 @@ def test_it_runs_as_nobody_and_writes_nothing(image: Image) -> None:
             " 'writable': [f for f, *_ in os.walk('/opt') if writable(f)],\n"
             " 'owned': [f for f, *_ in os.walk('/opt') if os.stat(f).st_uid == os.getuid()],\n"
             " 'shell': shutil.which('sh'),\n"
-            " 'left': [f for f in ('/src', '/root/.cache') if os.path.exists(f)],\n"
+            " 'left': [f for top in os.listdir('/') if top not in ('proc', 'sys', 'dev')\n"
+            "   for f, *_ in os.walk('/' + top) if f == '/src' or f.endswith('/.cache')],\n"
             f" 'modules': [m for m in {['pip', *OF_EXTRAS]!r} if u.find_spec(m)]}}))"
         )
     )

@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,7 +144,7 @@ _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 def _program(line: Wanted) -> bytes:
     """An image with a static program and a place for temporary files."""
-    return _tar({line.inside: build(line)})
+    return tar_of({line.inside: build(line)})
 
 
 def _jars(line: Wanted) -> bytes:
@@ -159,14 +159,14 @@ def _jars(line: Wanted) -> bytes:
     told = subprocess.run(["ldd", *map(str, linked)], capture_output=True, text=True).stdout
     libraries = map(os.path.normpath, re.findall(r"(?:=> |^\s)(/\S+) \(0x", told, re.MULTILINE))
     files |= {name: Path(name) for name in libraries}
-    return _tar(files, {"/usr/bin/java": str(java)})
+    return tar_of(files, {"/usr/bin/java": str(java)})
 
 
 def _no_java() -> str:
     raise Missing("the image of ZooKeeper needs 'java', which is not here (Debian: default-jre-headless)")
 
 
-def _tar(files: dict[str, Path], links: dict[str, str] | None = None) -> bytes:
+def tar_of(files: Mapping[str, Path], links: Mapping[str, str] | None = None) -> bytes:
     """A whole file system, of these files under these names."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", dereference=True) as tar:
