@@ -13,6 +13,7 @@ from hypothesis import settings
 import stores
 from hands import Hands, Tasks, Threads
 from lab.places import place as place
+from leases_command import shop as shop
 from servers.fixtures import consul as consul
 from servers.fixtures import etcd as etcd
 from servers.fixtures import kubernetes as kubernetes

@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
 
 from leases.contract import Applied, Backend, Slot
 from leases.record import Claim
@@ -174,6 +176,14 @@ class Shop:
         finally:
             db.execute("ROLLBACK")
             db.close()
+
+
+@pytest.fixture
+def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
+    """Where commands run, on the store of the test."""
+    made = Shop(tmp_path, site)
+    yield made
+    made.close()
 
 
 def deadline(claim: Claim | None) -> float:

@@ -9,7 +9,7 @@ import json
 import socket
 import subprocess
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,8 +26,10 @@ from leases.sidecar import Candidate, app
 from leases.sidecar.port import Address, listen, place
 from leases.sidecar.serving import Connection, Server
 from leases_command import PATIENCE, Shop, until
-from stubborn import Stubborn
+from stores import Site
+from stubborn import Stubborn, memory
 
+TTL: Final = 1.5  # seconds, of those in a thread
 _count = itertools.count()
 
 
@@ -185,6 +187,41 @@ class Beside:
 
 
 _OF_APP: Final = {"access", "ready_leader_only", "validate_cache", "listeners", "routes"}
+
+
+Make = Callable[..., Beside]
+
+
+@pytest.fixture
+def make(site: Site) -> Iterator[Make]:
+    """Sidecars on one store, each with a connection of its own, as in processes of their own."""
+    made: list[Beside] = []
+
+    def sidecar(holder: str = "one", drain: float = 0, **options: Any) -> Beside:
+        url = options.pop("store", None) or url_of(site.stubborn())
+        made.append(Beside(url, holder=holder, ttl=TTL, drain=drain, **options))
+        return made[-1]
+
+    yield sidecar
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def leader(make: Make) -> Beside:
+    """One that leads."""
+    one = make("one")
+    until(one.leads)
+    return one
+
+
+@pytest.fixture(scope="module")
+def calm() -> Iterator[Beside]:
+    """One that leads, for tests that change nothing."""
+    one = Beside(url_of(memory()), holder="one", ttl=TTL, drain=0)
+    until(one.leads)
+    yield one
+    one.stop()
 
 
 # ---- as a process ------------------------------------------------------------------------------------

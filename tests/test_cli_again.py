@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from leases.cli.waiting import Signalled
 from leases.errors import AcquireTimeout, RecordRefused, StoreDenied, StoreUnavailable
 from leases.terms import Terms
 from leases_command import BEATING, Shop, alive, until
-from stores import Site
 
 # Each run leaves a file with its token; the code is that of the file `code`, once there is one.
 RUNS = """
@@ -30,13 +28,6 @@ while not os.path.exists("code"):
     time.sleep(0.01)
 raise SystemExit(int(open("code").read()))
 """
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 def runs(shop: Shop) -> list[str]:

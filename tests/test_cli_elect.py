@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,9 @@ from leases.cli.options import parse
 from leases.elector import Elector
 from leases.hub import Hub, shared_hub
 from leases_command import PATIENCE, Shop, until
-from stores import Site
 from streams import until_event
 from stubborn import Stubborn, fresh_url
 from terminals import Terminal
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
-
 
 # ---- without a command ---------------------------------------------------------------------------
 

@@ -21,16 +21,8 @@ from leases.cli.prose import Listing, Paragraph, wrap
 from leases.cli.prose import parse as blocks_of
 from leases.cli.shape import Shape, shape_of, shapes
 from leases_command import Shop
-from stores import Site
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture(params=sorted(COMMANDS))

@@ -8,21 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from leases_command import LEASES, Shop, until
-from stores import Site, every_shared_store, every_shared_store_once
+from stores import every_shared_store, every_shared_store_once
 
 PRINT_ENVIRONMENT = "import os, json; print(json.dumps(dict(os.environ)))"
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 # ---- what the command gets -----------------------------------------------------------------------

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from leases_command import LEASES, Shop, children, until
-from stores import Site
 from terminals import Terminal
 
 # A process namespace, whose first process is the program; it ends with `unshare`.
@@ -31,13 +30,6 @@ def namespaces() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not namespaces(), reason="needs Linux, unshare(1) and user namespaces")
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture

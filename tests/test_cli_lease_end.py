@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,12 @@ import pytest
 from leases.cli.supervisor import Grace
 from leases.cli.tree import group_is_gone
 from leases_command import BEATING, LEASES, Shop, alive, children, deadline, descendants, state, until
-from stores import Site, every_shared_store, every_shared_store_once
+from stores import every_shared_store, every_shared_store_once
 
 TTL = 2.0
 HABITS = [(), ("stubborn",), ("forking", "stubborn")]
 
 pytestmark = pytest.mark.waits
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 def commands_of(shop: Shop) -> set[int]:

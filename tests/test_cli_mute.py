@@ -14,17 +14,9 @@ import pytest
 
 from leases.cli.voice import Voice
 from leases_command import BEATING, LEASES, Shop, children, deadline, until
-from stores import Site
 from terminals import Terminal
 
 SOON = 10.0  # seconds within which a host that is busy does what takes one here
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture

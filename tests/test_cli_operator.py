@@ -35,13 +35,6 @@ from stubborn import Stubborn
 from terminals import Terminal
 
 
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
-
-
 def token_of(shop: Shop, name: str = "job") -> str:
     return str(shop.slot(name).token)
 

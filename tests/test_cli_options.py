@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from argparse import SUPPRESS
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,15 +27,8 @@ from leases.registry import open_backend
 from leases.terms import Terms
 from leases.testing.clock import ManualClock
 from leases_command import Shop, until
-from stores import Site, every_shared_store
+from stores import every_shared_store
 from stubborn import Stubborn, fresh_url
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 def end(*processes: subprocess.Popen[str]) -> None:

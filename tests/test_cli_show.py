@@ -6,8 +6,6 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +15,8 @@ from leases.cli.rows import table
 from leases.cli.status import describe
 from leases.store import Status
 from leases_command import Shop
-from stores import Site, every_shared_store
+from stores import every_shared_store
 from stubborn import fresh_url
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture

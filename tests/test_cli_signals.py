@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from leases.cli.waiting import GIVE_UP_SECONDS
 from leases_command import LEASES, Shop, alive, descendants, state, until
-from stores import Site, every_shared_store, every_shared_store_once
+from stores import every_shared_store, every_shared_store_once
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 
@@ -25,13 +24,6 @@ for number in (2, 15, 1, 3, 10, 12, 28, 20, 18):
 open("ready", "w").close()
 time.sleep(60)
 """
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 # ---- while it waits ------------------------------------------------------------------------------

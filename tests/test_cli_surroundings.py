@@ -14,7 +14,6 @@ import pytest
 from leases.cli.cgroup import home
 from leases.cli.tree import look, send
 from leases_command import BEATING, LEASES, Shop, alive, children, deadline, until
-from stores import Site
 from terminals import Terminal
 
 # `leases` on a system that tells nobody of processes, and so of no control groups.
@@ -70,13 +69,6 @@ while not guardian.run.gone:
     time.sleep(0.005)
 guardian.dismiss()
 """
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 # ---- strangers -----------------------------------------------------------------------------------

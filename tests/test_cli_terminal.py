@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from leases_command import LEASES, Shop, alive, until
-from stores import Site
 from terminals import Terminal
 
 IN_FOREGROUND = "import os; print('foreground', os.tcgetpgrp(0) == os.getpgrp())"
@@ -19,13 +17,6 @@ TYPES_BACK = (
 )
 
 Open = Callable[..., Terminal]
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture

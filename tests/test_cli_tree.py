@@ -21,7 +21,7 @@ from leases.cli.cgroup import home
 from leases.cli.tree import Member, look, members, send, send_all
 from leases.registry import open_backend
 from leases_command import LEASES, Shop, alive, children, descendants, until
-from stores import Site, sent
+from stores import sent
 
 TTL = 3.0
 COUNT = 102
@@ -68,13 +68,6 @@ os.wait()
 while " " not in (open("daemon").read() if os.path.exists("daemon") else ""):
     time.sleep(0.005)
 """
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture

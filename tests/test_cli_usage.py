@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from leases.cli import COMMANDS, hold
 from leases.cli.console import plain, span
 from leases.cli.options import Parser, duration, exit_code, pair
 from leases_command import Shop
-from stores import Site
 
 OPTIONS = (
     "-n", "--nonblock", "-w", "--wait", "--timeout", "-E", "--conflict-exit-code", "--lost-exit-code",
@@ -26,13 +24,6 @@ OPTIONS = (
     "--verbose", "-x", "-e", "--exclusive", "-o", "--close", "-F", "--no-fork", "-s", "--shared", "-u",
     "--unlock",
 )  # fmt: skip
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 # ---- help ----------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -31,15 +30,8 @@ from leases.record import Claim
 from leases.store import Status
 from leases_command import LEASES, PATIENCE, Shop, until
 from servers.proxy import Proxy
-from stores import Site, every_shared_store
+from stores import every_shared_store
 from streams import next_line
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str, str]:

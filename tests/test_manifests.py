@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import urllib.error
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,6 @@ from leases_command import Shop, until
 from pods import RBAC, labels, selected
 from servers.kubernetes import KubernetesServer, own
 from servers.process import HOST, Ports
-from stores import Site
 
 FOLDER: Final = ROOT / "examples" / "kubernetes"
 ELECTION: Final = "web"
@@ -47,13 +46,6 @@ def manifests() -> Objects:
 
 OBJECTS: Final = manifests()
 TEMPLATE: Final = OBJECTS["Deployment", "web"]["spec"]["template"]
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, site)
-    yield shop
-    shop.close()
 
 
 @pytest.fixture

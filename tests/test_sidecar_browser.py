@@ -19,7 +19,6 @@ import stores
 from lab.places import Place
 from leases_command import Shop
 from servers.fixtures import _or_absent
-from stores import Site
 
 pytest.importorskip("selenium", reason="only where everything is checked there is a browser")
 from servers.browser import Browser, browsing
@@ -52,14 +51,6 @@ def browser(opened: Browser) -> Iterator[Browser]:
     opened.complaints()
     yield opened
     opened.show("about:blank")
-
-
-@pytest.fixture
-def shop(tmp_path: Path, site: Site) -> Iterator[Shop]:
-    """Where sidecars run."""
-    made = Shop(tmp_path, site)
-    yield made
-    made.close()
 
 
 class Replica:

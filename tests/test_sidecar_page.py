@@ -14,7 +14,6 @@ from starlette.routing import Route
 from leases.sidecar import command
 from leases_command import Shop, until
 from sidecars import Sidecar
-from stores import Site
 
 PAGE = Path(__file__).parent.parent / "leases" / "sidecar" / "sidecar.md"
 HELD_BACK = 2  # seconds for a command that would go on for ever
@@ -27,14 +26,6 @@ def examples() -> Iterator[tuple[str, str]]:
         for line, shown in re.findall(r"^\$ (.*?)\n(.*?)(?=^\$ |\Z)", block, re.M | re.S):
             if line.startswith("curl"):
                 yield line, shown
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    """Commands of the test, on a file."""
-    made = Shop(tmp_path, site)
-    yield made
-    made.close()
 
 
 @pytest.mark.waits

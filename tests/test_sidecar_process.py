@@ -9,9 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
 
@@ -22,16 +20,6 @@ from leases.sidecar.command import go_duration
 from leases.sidecar.port import Address, address, listen, place
 from leases_command import PATIENCE, Shop, until
 from sidecars import Sidecar, ask, connection, events
-from stores import Site
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    """Commands of the test, on a file."""
-    made = Shop(tmp_path, site)
-    yield made
-    made.close()
-
 
 # ---- the end ---------------------------------------------------------------------------------------
 

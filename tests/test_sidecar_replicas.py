@@ -8,15 +8,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import stores
 from leases_command import PATIENCE, Shop, until
 from sidecars import Sidecar, ask
-from stores import SHARED, Site
+from stores import SHARED
 
 TTL = 3.0
 # The others with LEASES_LONG=1.
@@ -63,14 +61,6 @@ class Census(threading.Thread):
         until(lambda: self.seen[-1][0] > since and self.seen[-1][1] != name)
         last = max(at for at, who in self.seen if who == name)
         return min(at for at, _ in self.seen if at > last) - last
-
-
-@pytest.fixture
-def shop(site: Site, tmp_path: Path) -> Iterator[Shop]:
-    """Commands of the test."""
-    made = Shop(tmp_path, site)
-    yield made
-    made.close()
 
 
 @on_stores

@@ -7,7 +7,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
@@ -18,47 +17,15 @@ from leases.sidecar import Access, Candidate
 from leases.sidecar.board import BACKLOG, Board, Change, Listener
 from leases.sidecar.events import EventStream
 from leases_command import until
-from sidecars import Beside, CutOff, connection, events, url_of
+from sidecars import Beside, CutOff, Make, connection, events, url_of
+from sidecars import calm as calm
+from sidecars import leader as leader
 from sidecars import left_by_others as left_by_others
+from sidecars import make as make
 from stores import Site
-from stubborn import fresh_url, memory
-
-Make = Callable[..., Beside]
-TTL = 1.5
+from stubborn import fresh_url
 
 pytestmark = pytest.mark.usefixtures("left_by_others")
-
-
-@pytest.fixture
-def make(site: Site) -> Iterator[Make]:
-    """Sidecars on one store, each with a connection of its own, as in processes of their own."""
-    made: list[Beside] = []
-
-    def sidecar(holder: str = "one", drain: float = 0, **options: Any) -> Beside:
-        url = options.pop("store", None) or url_of(site.stubborn())
-        made.append(Beside(url, holder=holder, ttl=TTL, drain=drain, **options))
-        return made[-1]
-
-    yield sidecar
-    for one in made:
-        one.stop()
-
-
-@pytest.fixture
-def leader(make: Make) -> Beside:
-    """One that leads."""
-    one = make("one")
-    until(one.leads)
-    return one
-
-
-@pytest.fixture(scope="module")
-def calm() -> Iterator[Beside]:
-    """One that leads, for tests that change nothing."""
-    one = Beside(url_of(memory()), holder="one", ttl=TTL, drain=0)
-    until(one.leads)
-    yield one
-    one.stop()
 
 
 # ---- /events ---------------------------------------------------------------------------------------
