@@ -239,7 +239,8 @@ class Elector:
         """Take part in this thread: campaign, call `work(lease)` while it leads, take part again.
 
         It returns after `stop`. When the work returns before that, the lease is released and another may
-        lead. A store that gives no answer is waited for.
+        lead. Where it is told to stop before it has begun, it is not called; `on_elected` and `on_lost` are
+        all the same. A store that gives no answer is waited for.
 
         Raises:
             ConfigurationError: work that this thread cannot do, or an option that the store cannot take.

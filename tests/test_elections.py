@@ -139,6 +139,20 @@ def test_an_end_that_was_not_told_is_seen() -> None:
     assert "without out" in " ".join(disorder(endless, [])) and disorder(endless, killed) == []
 
 
+def test_work_may_be_forestalled_by_an_order_or_a_stop_and_by_nothing_else() -> None:
+    """Work that is to stop already is not called; an order of an earlier tenure is used up."""
+    lines = [line(4.0, A, "elected", 9), line(4.1, A, "lost", 9, reason="released")]
+    for order in ("stop", "resign", "transfer"):
+        assert disorder([*GOOD, line(3.9, A, "told", None, order=order), *lines], []) == []
+    assert disorder([*GOOD, *lines], [Blow(A, at=4.05, until=4.08)]) == []
+    for innocent in ("look", "begin"):
+        assert "without in" in disorder([*GOOD, line(3.9, A, "told", None, order=innocent), *lines], [])[0]
+    used = sorted([*GOOD, line(2.9, A, "told", None, order="resign")], key=lambda line: line.at)
+    assert "without in" in disorder([*used, *lines], [])[0]
+    assert "without in" in disorder([*GOOD, line(3.9, B, "told", None, order="stop"), *lines], [])[0]
+    assert "without in" in disorder([*GOOD, *lines], [Blow(B, at=4.05, until=4.08)])[0]
+
+
 def test_a_loss_that_is_told_as_a_release_is_seen() -> None:
     """The work saw that its lease did not stand any more."""
     lines = [*lost(A, 1, 0.0, 1.0, stood=0.9)[:-1], line(1.0, A, "lost", 1, reason="released")]

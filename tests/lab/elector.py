@@ -76,7 +76,7 @@ class Stay:
 
 
 class Candidate:
-    """What takes part, in one of both colours; each method whose name has no underscore is an order."""
+    """What takes part, in one of both colours; `obey` calls one of the methods below it."""
 
     def __init__(self, url: str, who: str, settings: dict[str, Any]) -> None:
         self._journal = Journal(settings["journal"], who)
@@ -129,6 +129,12 @@ class Candidate:
             stay.ending()
             stay.leave()
 
+    def obey(self, what: str, order: dict[str, Any]) -> dict[str, object]:
+        """Do what an order says; it stands in the journal before anything comes of it."""
+        self._journal.note("told", None, order=what)
+        done: dict[str, object] = getattr(self, what)(**order)
+        return done
+
     # ---- orders ------------------------------------------------------------------------------------
 
     def begin(self) -> dict[str, object]:
@@ -178,7 +184,7 @@ def main() -> None:
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)
         try:
-            _tell(getattr(candidate, order.pop("do"))(**order))
+            _tell(candidate.obey(order.pop("do"), order))
         except Exception as error:
             _tell({"failed": f"{type(error).__name__}: {error}"})
     os._exit(0)  # Whoever was not told to stop leaves the lock to its ttl, as if it had died.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+ENDS = ("stop", "resign", "transfer")  # orders by which a tenure ends
 AFTER_A_STOP = 0.5  # seconds within which a process that goes on has found out what became of its lease
 
 
@@ -124,9 +125,8 @@ def disorder(lines: Iterable[Line], blows: list[Blow]) -> list[str]:
     for line in lines:
         by_process[line.pid].append(line)
     wrong = [fault for mine in by_process.values() for fault in _disorder(mine)]
-    dead = {blow.pid: blow.at for blow in blows if blow.killed}
     for pid, mine in by_process.items():
-        wrong += _untold(mine, dead.get(pid, math.inf))
+        wrong += _untold(mine, [blow for blow in blows if blow.pid == pid])
     return wrong
 
 
@@ -161,17 +161,46 @@ def _disorder(lines: list[Line]) -> Iterator[str]:
                 pass
 
 
-def _untold(lines: list[Line], death: float) -> Iterator[str]:
+def _untold(lines: list[Line], blows: list[Blow]) -> Iterator[str]:
     """What has no counterpart, unless the process was killed soon after."""
+    death = min((blow.at for blow in blows if blow.killed), default=math.inf)
     told = {(line.what, line.token): line for line in lines}
-    counterparts = {"elected": ("in", "lost"), "in": ("elected", "out"), "lost": ("elected", "out")}
     for line in lines:
         if line.at > death - AFTER_A_STOP:
             continue
-        for what in counterparts.get(line.what, ()):
+        for what in _counterparts(line, ("in", line.token) in told):
             if (what, line.token) not in told and not (what != "elected" and death < math.inf):
-                yield f"{line}: without {what}"
+                lost = told.get(("lost", line.token))
+                if what != "in" or lost is None or not _forestalled(line, lost, lines, blows):
+                    yield f"{line}: without {what}"
         if line.what == "ending" and not line.more["held"]:
             lost = told.get(("lost", line.token))
             if lost is None or lost.more["reason"] == "released":
                 yield f"{line}: the loss that ended it was not told"
+
+
+def _counterparts(line: Line, worked: bool) -> Iterator[str]:
+    """What else there has to be of the same tenure."""
+    match line.what:
+        case "elected":
+            yield from ("in", "lost")
+        case "in":
+            yield from ("elected", "out")
+        case "lost":
+            yield "elected"
+            if worked:
+                yield "out"
+        case _:
+            pass
+
+
+def _forestalled(elected: Line, lost: Line, lines: list[Line], blows: list[Blow]) -> bool:
+    """Whether the end came before the work could begin: work that is to stop already is not called."""
+    before = max(
+        (line.at for line in lines if line.what == "lost" and line.at < elected.at), default=-math.inf
+    )
+    ordered = any(
+        before < line.at <= lost.at for line in lines if line.what == "told" and line.more["order"] in ENDS
+    )
+    stood = any(blow.at <= lost.at and blow.until >= elected.at for blow in blows if not blow.killed)
+    return ordered or stood
