@@ -91,14 +91,21 @@ def open_backend(url: str) -> Backend:
         return _load_entry_point(scheme)(url)
     try:
         connect = _load(OURS[scheme])
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if scheme not in EXTRAS or (error.name or "").startswith("leases"):
             raise
-        extra = EXTRAS[scheme]
-        raise ConfigurationError(
-            f'"{scheme}:" needs the package {error.name}; install it with: pip install "leases[{extra}]"'
-        ) from error
+        raise ConfigurationError(f'"{scheme}:" {_wanting(error, EXTRAS[scheme])}') from error
     return connect(url)
+
+
+def _wanting(error: ImportError, extra: str) -> str:
+    """What is to be done about a client library that is not there, or is there and broken."""
+    if isinstance(error, ModuleNotFoundError):
+        return f'needs the package {error.name}; install it with: pip install "leases[{extra}]"'
+    return (
+        f"needs a package that cannot be loaded: {' '.join(str(error).split())}; "
+        f'install it anew with: pip install --force-reinstall "leases[{extra}]"'
+    )
 
 
 def _load(reference: str) -> Callable[[str], Backend]:

@@ -91,6 +91,20 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
 
 
+def test_broken_library_is_to_be_installed_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that is there and cannot be loaded, as one built for another system, is told in one line too."""
+    (tmp_path / "backend_of_ours.py").write_text("raise ImportError('libx.so:\\n wrong ELF class')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(registry.OURS, "etcd", "backend_of_ours:connect")
+    monkeypatch.setitem(registry.EXTRAS, "etcd", "etcd")
+    with pytest.raises(ConfigurationError) as raised:
+        registry.open_backend("etcd://h")
+    assert str(raised.value) == (
+        '"etcd:" needs a package that cannot be loaded: libx.so: wrong ELF class; '
+        'install it anew with: pip install --force-reinstall "leases[etcd]"'
+    )
+
+
 def test_missing_module_of_our_own_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of ours that cannot be found is a fault of the installation, not something to install."""
     monkeypatch.setitem(registry.OURS, "etcd", "leases_backends.not_there:connect")
