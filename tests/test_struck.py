@@ -60,3 +60,44 @@ def test_ctrl_c_while_the_store_is_asked(site: Site) -> None:
     told = json.loads(done.stdout)
     assert told["strikes"] > 10, "it was hardly ever struck"
     assert told["tokens"] == sorted(set(told["tokens"])) and told["alike"] and told["free"]
+
+
+# Tells of every Condition that the main thread enters, by who enters it; starting a thread is not meant.
+WATCHED = """
+import json, sys, threading
+from leases import connect
+
+entered = set()
+
+def seen(frame, event, arg):
+    if event != "call" or frame.f_code.co_qualname not in ("Condition.__enter__", "Condition.wait"):
+        return
+    path, above = [], frame.f_back
+    while above is not None:
+        path.append(above.f_code.co_qualname)
+        above = above.f_back
+    if "Thread.start" not in path:
+        entered.add(" < ".join(path[:4]))
+
+with connect(sys.argv[1]) as store:
+    with store.lock("job", ttl=9.0):
+        pass
+    sys.setprofile(seen)
+    with store.lock("job", ttl=9.0) as lease:
+        assert store.lock("job", ttl=9.0, timeout=0.3).try_acquire() is None
+        store.status("job")
+        lease.check()
+    list(store.scan())
+    sys.setprofile(None)
+print(json.dumps(sorted(entered)))
+"""
+
+
+@every_shared_store
+def test_the_main_thread_enters_nothing_that_it_could_leave_locked(site: Site) -> None:
+    """A Condition struck as it is entered stays locked, and whoever needs it stands still."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, site.url], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == []

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 from leases.errors import ConfigurationError, StoreUnavailable
 from leases_backends import _etcd_messages as messages
+from leases_backends._aside import Aside
 from leases_backends._etcd_errors import Fate, explain, fate
 from leases_backends._etcd_janitor import Janitors
 from leases_backends._etcd_watch import Watcher
@@ -69,6 +70,7 @@ class Client:
         self._mutex = threading.Lock()  # Entering a Condition can be cut short by Ctrl-C, and locks it.
         self._changed = threading.Condition(self._mutex)
         self._login = threading.Lock()
+        self._aside = Aside("etcd")  # gRPC's own Conditions are for all calls on a connection.
         self._inside = 0  # requests under way
         self._forking = False
 
@@ -86,6 +88,9 @@ class Client:
             StoreUnavailable: nobody can say.
             StoreDenied: it was not done, and never will be.
         """
+        return self._aside.call(lambda: self._ask_in_turn(rpc, question, timeout, who))
+
+    def _ask_in_turn(self, rpc: Rpc[Q, A], question: Q, timeout: float, who: str) -> A:
         until = time.monotonic() + timeout
         self._enter(until)
         try:
@@ -102,6 +107,9 @@ class Client:
 
     def call_at(self, at: int, rpc: Rpc[Q, A], question: Q, timeout: float, *, who: str = "") -> A:
         """Ask one endpoint, by its place in `address.hosts`; raises as `call` does."""
+        return self._aside.call(lambda: self._ask_at(at, rpc, question, timeout, who))
+
+    def _ask_at(self, at: int, rpc: Rpc[Q, A], question: Q, timeout: float, who: str) -> A:
         until = time.monotonic() + timeout
         self._enter(until)
         try:
@@ -113,6 +121,9 @@ class Client:
 
     def ask(self, rpc: Rpc[Q, A], question: Q, timeout: float, done: Callable[[A | None], None]) -> None:
         """Ask in the background: a thread of gRPC's calls back with the answer, or with None."""
+        self._aside.call(lambda: self._ask(rpc, question, timeout, done))
+
+    def _ask(self, rpc: Rpc[Q, A], question: Q, timeout: float, done: Callable[[A | None], None]) -> None:
         try:
             self._enter(time.monotonic())
         except StoreUnavailable:
@@ -268,7 +279,8 @@ class Client:
         """End all connections; calls after it raise `StoreUnavailable`."""
         self._closed = True
         self.watcher.pause(0.0)
-        self._disconnect()
+        self._aside.call(self._disconnect)
+        self._aside.close()
 
     # ---- around a fork ---------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from urllib3.exceptions import (
 from urllib3.util import Timeout, make_headers
 
 from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
+from leases_backends._aside import Aside
 from leases_backends._kubernetes_config import Access, Source, load
 from leases_backends._tcp import connected
 
@@ -95,6 +96,7 @@ class Client:
         self._renewal: _Renewal | None = None
         self._mutex = threading.Lock()
         self._room = _room()
+        self._aside = Aside("kubernetes")  # urllib3 keeps its connections in a queue with Conditions.
 
     def call(self, method: str, path: str, timeout: float, body: object = None) -> Answer:
         """One request and its answer.
@@ -103,6 +105,9 @@ class Client:
             NoAnswer: none came in time, or none that could be read.
             StoreDenied: the API server is not the one that was meant, or does not know us.
         """
+        return self._aside.call(lambda: self._call(method, path, timeout, body))
+
+    def _call(self, method: str, path: str, timeout: float, body: object) -> Answer:
         until = time.monotonic() + timeout
         access, response = self._send(method, path, timeout, body)
         if response.status == 401:
@@ -143,11 +148,13 @@ class Client:
     def close(self) -> None:
         """Close the connections that nobody uses; the others when they are done."""
         self._pool.close()
+        self._aside.close()
 
     def forked(self) -> None:
         """In the child of a fork: new connections, and not a word on those of the parent."""
         self._pool = _pool(self.access)
         self._mutex, self._renewal, self._room = threading.Lock(), None, _room()
+        self._aside = Aside("kubernetes")
 
     def _send(self, method: str, path: str, timeout: float, body: object) -> _Sent:
         """Send a request once there is room for it: a crowd of threads is not to be one of connections."""

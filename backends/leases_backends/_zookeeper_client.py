@@ -3,7 +3,8 @@
 Kazoo brings the connection, the session and the protocol; none of its recipes and retries is used. Kazoo
 keeps what it cannot send and sends it when it is connected again, however late that is: here nothing is
 handed to it before it is connected. And it takes every request for a sign of life, so that a busy client
-never notices a silent server: here a call that got no answer gives the connection up.
+never notices a silent server: here a call that got no answer gives the connection up. And what its threads
+share it guards by what Ctrl-C can leave locked: here the main thread never calls it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kazoo.client import KazooClient
 from kazoo.protocol.states import Callback, KazooState, KeeperState
 
 from leases.errors import StoreDenied, StoreUnavailable
+from leases_backends._aside import Aside
 from leases_backends._tls import Tls
 from leases_backends._zookeeper_asks import Ask
 from leases_backends._zookeeper_errors import ANSWERS, NotDone, translate
@@ -60,6 +62,7 @@ class Session:
         target: which servers.
         users: who has not closed it yet.
         watcher: everybody who wants to hear of changes.
+        aside: what calls kazoo for the main thread.
     """
 
     def __init__(self, target: Target) -> None:
@@ -82,6 +85,9 @@ class Session:
             StoreUnavailable: one of them was not answered by `until`, and may have been done.
             StoreDenied: the server refused the credentials.
         """
+        return self.aside.call(lambda: self._ask(until, asks))
+
+    def _ask(self, until: float, asks: tuple[Ask, ...]) -> list[Any]:
         client, handler = self._connected(until)
         asked = time.monotonic()
         answers = [self._answer(handler, asked, until, result) for result in [ask(client) for ask in asks]]
@@ -104,7 +110,7 @@ class Session:
 
     def _connected(self, until: float) -> tuple[Any, Handler]:
         """A client that is connected."""
-        with self._changed:
+        with self._mutex:
             client = self._living()
             handler: Handler = client.handler
             while not client.connected:
@@ -126,7 +132,7 @@ class Session:
 
     def begin(self) -> None:
         """Begin to connect, if nobody has yet."""
-        with self._changed:
+        with self._mutex:
             self._living()
 
     def client_now(self) -> Any:
@@ -175,7 +181,7 @@ class Session:
         self._notice()
 
     def _notice(self) -> None:
-        with self._changed:
+        with self._mutex:
             self._changed.notify_all()
 
     def release(self, user: object) -> None:
@@ -188,17 +194,20 @@ class Session:
                     del _sessions[key]
         self.watcher.forget(user)
         if last:
-            with self._changed:
+            with self._mutex:
                 client, self._client = self._client, None
             if client is not None:
                 _end(client)
+            self.aside.close()
 
     def forked(self) -> None:
         """In the child of a fork: the connection is the parent's, and no thread runs."""
         client, self._client = self._client, None
         if client is not None:
             client.handler.abandon()
-        self._changed = threading.Condition()
+        self._mutex = threading.RLock()  # Entering a Condition can be cut short by Ctrl-C, and locks it.
+        self._changed = threading.Condition(self._mutex)
+        self.aside = Aside("zookeeper")
         self._births: dict[str, tuple[int, str]] = {}
         self._births_mutex = threading.Lock()
         self.watcher.forked()

@@ -16,11 +16,14 @@ from kazoo.protocol.states import EventType
 
 from leases.contract import Notify, Slot
 from leases.errors import RecordRefused
+from leases_backends._aside import Aside
 from leases_backends._watches import Listener, Watchers
 from leases_backends._zookeeper_nodes import Node
 
 
 class _Session(Protocol):
+    aside: Aside
+
     def begin(self) -> None: ...
     def client_now(self) -> Any: ...
 
@@ -62,8 +65,12 @@ class Watcher(Watchers[Watch]):
         watch = Watch(self, path, seen, notify, user)
         with self._mutex:
             self._insert(watch)
-        self._session.begin()
-        self._set(path)
+
+        def begin() -> None:
+            self._session.begin()
+            self._set(path)
+
+        self._session.aside.call(begin)
         return watch
 
     def connected(self) -> None:
