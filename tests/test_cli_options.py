@@ -239,6 +239,15 @@ def test_kept_though_the_store_was_silent(monkeypatch: pytest.MonkeyPatch, lost:
     other.close()
 
 
+def test_a_lock_that_was_broken_is_not_called_released(shop: Shop) -> None:
+    """Whoever follows the events would take it for free."""
+    line = f"{sys.executable} -m leases break job --if-token $LEASES_TOKEN > /dev/null 2>&1; sleep 60"
+    words = ("--ttl", "3", "--json", "-c", line)
+    done = shop.run("hold", "job", *words)
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert done.returncode == 70 and "lost" in events and "released" not in events
+
+
 # ---- a last word ---------------------------------------------------------------------------------
 
 
@@ -279,6 +288,8 @@ def test_the_last_word_of_a_run(shop: Shop, line: str, code: int, command: dict[
      (("taken", "-n", "--", "true"), 75, "conflict"),
      (("taken", "--skip", "--", "true"), 0, "conflict"),
      (("job", "--ttl", "0", "--", "true"), 64, "usage"),
+     (("job", "--shell"), 64, "usage"),
+     (("job", "-c", "true", "--", "true"), 64, "usage"),
      (("job", "--backend", "sqlite:text", "--", "true"), 77, "refused"),
      (("job", "--backend", "consul://127.0.0.1:1", "-w", "0.2", "--", "true"), 69, "unavailable")],
     ids=lambda value: "-".join(value[:-2])[:30] if isinstance(value, tuple) else str(value),

@@ -6,10 +6,10 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 from leases.cli import exits, flock
-from leases.cli.command import CannotRun
+from leases.cli.command import CannotRun, cannot_run
 from leases.cli.console import Console, OutputFailed, span
 from leases.cli.holding import hold_and_run, hold_until_signal
-from leases.cli.options import add_store, duration, exit_code, pair
+from leases.cli.options import UsageError, add_store, duration, exit_code, pair
 from leases.cli.plan import plan_of
 from leases.cli.waiting import Signalled, leave_if_stuck
 from leases.errors import AcquireTimeout, LeasesError
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ttl", type=duration, default=15.0, metavar="SECS", help="of the lease; default 15")
     add(
         "--kill-after", type=duration, metavar="SECS",
-        help="from SIGTERM to SIGKILL; default 5, or less for a short ttl",
+        help="from SIGTERM to SIGKILL; default 3/16 of the ttl, at most 5",
     )  # fmt: skip
     add(
         "--at-least-for", type=duration, default=0.0, metavar="SECS",
@@ -168,6 +168,9 @@ def run(args: argparse.Namespace) -> int:
         console.say("error", str(error))
     except Signalled as error:
         code, outcome = error.code, "signalled"
+    except UsageError as error:
+        code, outcome = exits.USAGE, "usage"
+        console.say("error", str(error))
     except LeasesError as error:
         code = exits.code_of(error)
         outcome = exits.OUTCOMES.get(code, "unavailable")
@@ -177,8 +180,9 @@ def run(args: argparse.Namespace) -> int:
             witness.end("unread", exits.OUTPUT if isinstance(error, OutputFailed) else exits.UNREAD)
         raise
     except OSError as error:
-        code, outcome = exits.CANNOT_RUN, "unrunnable"
-        console.say("error", f"the system has no process or descriptor left: {error}; look at: ulimit -a")
+        failure = cannot_run(error.errno or 0)
+        code, outcome = failure.code, "unrunnable"
+        console.say("error", str(failure))
     if args.json:
         console.say("exit", f"exit code {code}", code=code)
     if witness is not None:

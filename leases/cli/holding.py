@@ -82,7 +82,7 @@ def _variables(holding: Holding) -> dict[str, str]:
         "LEASES_NAME": lease.name,
         "LEASES_TOKEN": str(lease.token),
         "LEASES_HOLDER": lease.holder,
-        VARIABLE: holding.url,
+        VARIABLE: holding.address,
     }
     if holding.slot is not None or "LEASES_SLOT" in os.environ:  # Which may be that of an outer one.
         variables["LEASES_SLOT"] = "" if holding.slot is None else str(holding.slot)
@@ -184,7 +184,7 @@ def _release(holding: Holding, console: Console, *, lost: bool, idle: bool = Fal
     if holding.release(RELEASE_SECONDS, keep=keep):
         if keep:
             console.note("kept", f'kept "{name}" for another {span(keep)}', name=name, seconds=round(keep, 3))
-        else:
+        elif not lost:
             console.note("released", f'released "{name}"', name=name)
     elif keep:
         console.say(
