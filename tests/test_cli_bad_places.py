@@ -148,6 +148,40 @@ def test_files_that_must_not_grow(shop: Shop, bytes_: int) -> None:
     assert shop.run("hold", "job", "--", "touch", "ran").returncode == 0
 
 
+@pytest.mark.parametrize("command", [*LOOKING, "elect"])
+def test_a_current_directory_that_is_gone(shop: Shop, command: str) -> None:
+    """A file that is named by its place in there cannot be; any other can."""
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    program = ("sh", "-c", script, "sh", *LEASES)
+    for url, code in (("sqlite:leases.db", 64), (f"sqlite://{shop.folder}/leases.db", None)):
+        if code is None and command == "elect":
+            continue  # It would lead until it is stopped.
+        words = [*ASKING.get(command, ("elect", "job"))]
+        process = shop.start(words[0], "--backend", url, *words[1:], program=program)
+        out, err = process.communicate(timeout=30)
+        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        if code is None:
+            assert "current directory" not in err
+        else:
+            check(done, code)
+            assert err.endswith("which is gone; name an absolute path\n")
+
+
+def _few(descriptors: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+
+@pytest.mark.parametrize("descriptors", range(6, 16))
+def test_few_descriptors(shop: Shop, descriptors: int) -> None:
+    """Enough of them, or one line that says so; the lock is free then, and nobody's rights are blamed."""
+    done = shop.run("hold", "-n", "job", "--", "true", preexec_fn=_few(descriptors))
+    assert done.returncode in (0, 69, 126), done.stderr
+    if done.returncode:
+        check_line(done.stderr)
+        assert "ulimit" in done.stderr
+    assert shop.holder() is None
+
+
 @pytest.mark.parametrize("value", ["", "relative"])
 def test_a_state_directory_that_is_none(shop: Shop, value: str) -> None:
     """An empty or a relative one is none, and the place is the one below the home directory."""

@@ -190,6 +190,14 @@ def test_a_terminal_that_wants_no_background(shop: Shop) -> None:
 # ---- what the command finds ----------------------------------------------------------------------
 
 
+def test_an_environment_with_nothing_in_it(shop: Shop) -> None:
+    """As of `env -i`: nothing is added to it but what is ours."""
+    words = [*LEASES, "hold", "job", "--backend", shop.url, "--", "/usr/bin/env"]
+    done = subprocess.run(words, env={}, cwd=shop.folder, capture_output=True, text=True, timeout=30)
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert names == {"LEASES_NAME", "LEASES_TOKEN", "LEASES_HOLDER", "LEASES_URL"}, done.stderr
+
+
 @pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "C.UTF-8"}, {"LC_CTYPE": "C"}])
 def test_the_locale_of_the_command(shop: Shop, given: dict[str, str]) -> None:
     """Where no locale is set, as under cron, Python sets one for itself; the command does not find it."""

@@ -9,6 +9,8 @@ from typing import Final
 
 from leases.errors import StoreDenied, StoreError, StoreUnavailable
 
+_FILES: Final = 4  # that a connection needs at a time: the database, -wal, -shm, and a directory
+
 # After these a connection is of no more use; the next call opens the file anew.
 SPOILT: Final = frozenset(
     {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
@@ -56,15 +58,32 @@ def cannot_open(path: str, error: OSError | None = None) -> StoreError:
     if os.path.isdir(path):
         return StoreDenied(f"{path} is a directory; name a file in it in LEASES_URL")
     if not os.path.exists(directory):
-        return StoreDenied(f"{path} cannot be created, there is no directory {directory}; create it")
+        return StoreDenied(
+            f"{path} cannot be created, there is no directory {directory}; "
+            "create it, or name another file in LEASES_URL"
+        )
     if not os.path.isdir(directory):
         return StoreDenied(f"{path} cannot be created, {directory} is not a directory; name another file")
     if error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreUnavailable(f"{path} cannot be created, the disk is full; make room")
-    if error is not None and error.errno in (errno.EMFILE, errno.ENFILE):
+    if _is_full(error):
         return StoreUnavailable(f"{path} cannot be opened, too many files are open; raise ulimit -n")
     because = "" if error is None else f" ({error.strerror})"
     return StoreDenied(f"{path} cannot be opened by {_me()}{because}; {_remedy(path)}")
+
+
+def _is_full(error: OSError | None) -> bool:
+    """Whether too many files are open; SQLite does not tell, so that it has to be tried."""
+    opened: list[int] = []
+    try:
+        while error is None and len(opened) < _FILES:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as found:
+        error = found
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return error is not None and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _no_room(path: str) -> bool:
@@ -74,12 +93,21 @@ def _no_room(path: str) -> bool:
         return False
 
 
+def _read_only(directory: str) -> bool:
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except (AttributeError, OSError):
+        return False
+
+
 def _me() -> str:
     return f"uid {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
 
 
 def _remedy(path: str) -> str:
     directory = os.path.dirname(path)
+    if _read_only(directory):
+        return f"the file system of {directory} is read-only; name another file in LEASES_URL"
     found = next((place for place in (path, directory) if not os.access(place, os.W_OK)), None)
     if found is None or not os.path.exists(found):
         return f"give it write permission on the file, on {directory}, and on {path}-wal and -shm"

@@ -222,7 +222,7 @@ def _inherited() -> dict[bytes, bytes]:
             given = [entry[9:] for entry in first if entry.startswith(b"LC_CTYPE=")]
             if given:
                 found[b"LC_CTYPE"] = given[0]
-            elif len(first) > 1:  # Else the system does not tell.
+            else:
                 del found[b"LC_CTYPE"]
     return found
 

@@ -159,11 +159,14 @@ class Console:
     def _write(self, text: str) -> None:
         """By a thread, which may have to wait where we may not."""
         if self._voice is None and sys.stderr is not None:
-            from leases.cli.voice import Voice
-
             try:
+                from leases.cli.voice import Voice
+
                 self._voice = Voice(sys.stderr)
-            except OSError:  # It is no file, as in a program that calls us and listens.
+            except (
+                OSError,
+                ImportError,
+            ):  # It is no file, as where a program calls us; or none can be opened.
                 _write(text)
                 return
         if self._voice is not None:

@@ -19,7 +19,7 @@ from leases.clock import system_clock
 from leases.elector import Elector
 from leases.errors import LeaseLost
 from leases.hooks import Answered, hooks
-from leases.registry import scheme_of, store_url
+from leases.registry import open_backend, store_url
 
 if TYPE_CHECKING:
     import argparse
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         return _hold(args)
     if args.kill_after is not None:
         raise UsageError('--kill-after without a command; write one after "--"')
-    scheme_of(url := store_url(args.backend))
+    open_backend(url := store_url(args.backend)).close()  # What makes no sense is told before it begins.
     diary = _Diary()
     elector = Elector(
         args.name, ttl=args.ttl, store=url, holder=args.holder, metadata=dict(args.meta),
