@@ -14,7 +14,7 @@ from leases.cli import main
 from leases.cli.rows import table
 from leases.cli.status import describe
 from leases.store import Status
-from leases_command import Shop
+from leases_command import Shop, until
 from stores import every_shared_store
 from stubborn import fresh_url
 
@@ -102,6 +102,15 @@ def test_only_what_is_held(capsys: pytest.CaptureFixture[str]) -> None:
             for option, names in (("--all", "a\nb\n"), ("--held", "b\n")):
                 assert main(["list", "--names", option, "--backend", store.hub.url]) == 0
                 assert capsys.readouterr().out == names
+
+
+def test_what_has_expired_is_not_what_is_held(shop: Shop) -> None:
+    """Whoever died holds it in the store until another takes it: it is shown, and not as held."""
+    assert shop.run("hold", "dead", "--ttl", "1", "--at-least-for", "1", "--", "true").returncode == 0
+    with Lock("alive", store=shop.url):
+        until(lambda: json.loads(shop.run("status", "dead", "--json").stdout)["expires_in"] == 0)
+        assert shop.run("list", "--names").stdout == "alive\ndead\n"
+        assert shop.run("list", "--names", "--held").stdout == "alive\n"
 
 
 def test_foreign_record(busy: Shop) -> None:

@@ -30,7 +30,7 @@ examples:
   leases list
   leases list --held orders/
   leases list --names jobs/ | wc -l
-  leases list orders/ --json | jq -r 'select(.held) | .name'
+  leases list orders/ --json | jq -r 'select(.held and .expires_in != 0) | .name'
 """
 _QUICK_SECONDS: Final = 1.0
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _MORE
     add = parser.add_argument
     add("prefix", metavar="PREFIX", nargs="?", default="", help="only names that begin so")
-    add("--held", action="store_true", help="only what is held")
+    add("--held", action="store_true", help="only what is held, and is not known to have expired")
     add("--all", action="store_true", help="bids, too")
     add("--names", action="store_true", help="the names alone, one a line")
     add("--quick", action="store_true", help=argparse.SUPPRESS)  # as a shell asks, between two keys
@@ -84,5 +84,5 @@ def _wanted(store: Store, args: argparse.Namespace) -> Iterator[Status]:
         if not isinstance(found, Status):
             name = found.name if isinstance(found, RecordRefused) else "?"
             complain("leases list", f'"{name}" is left out: {found}')
-        elif (found.held or not args.held) and (args.all or not is_bid(found)):
+        elif ((found.held and found.expires_in != 0) or not args.held) and (args.all or not is_bid(found)):
             yield found

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _MORE: Final = """\
 What a store shows may be stale when it is read; only a lease is a promise. "expires in" counts until others
-may take a lock that is not renewed, and is known where the store is on this host.
+may take a lock that is not renewed, and is known where the store is on this host. Whoever died holds it in
+the store until another takes it: there "held" is still true, and expires_in, where it is known, is 0.
 
 Of a semaphore each slot that is held is told. With --json there is one object, with the fields name, held,
 holder, token, ttl, acquired, renewed (both Unix seconds), expires_in, successor, metadata and claim; what is
@@ -37,7 +38,7 @@ exit codes:
 examples:
   leases status nightly
   leases status nightly --json | jq .token
-  test "$(leases status nightly --json | jq .held)" = true && echo it is running
+  leases status nightly --json | jq -e '.held and .expires_in != 0' > /dev/null && echo it is running
 """
 
 
