@@ -337,11 +337,17 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked; 0 if every promise was kept, else 1."""
+    """Do what was asked; 0 if every promise was kept, else 1.
+
+    Raises:
+        ConfigurationError: to show one run, and not which.
+    """
     kind = None if args.kind is None else Kind(args.kind)
     if args.seed is not None:
         seed = int(args.seed) if args.seed.lstrip("-").isdigit() else args.seed
         return _run_one(seed, kind, args)
+    if args.trace or args.svg:
+        raise ConfigurationError("--trace and --svg show one run; name it with --seed S")
     began = time.perf_counter()
     totals = sweep_on(args.jobs, range(args.start, args.start + args.seeds), kind=kind)
     took = time.perf_counter() - began
