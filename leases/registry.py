@@ -73,10 +73,10 @@ def scheme_of(url: str) -> str:
 
 
 def schemes() -> dict[str, str]:
-    """Every scheme that can be used now, and what provides it."""
+    """Every scheme that can be used now, and what provides it; capitals make no difference in a scheme."""
     from importlib.metadata import entry_points
 
-    return {point.name: point.value for point in entry_points(group=GROUP)} | OURS
+    return {point.name.lower(): point.value for point in entry_points(group=GROUP)} | OURS
 
 
 def open_backend(url: str) -> Backend:
@@ -91,20 +91,20 @@ def open_backend(url: str) -> Backend:
         return _load_entry_point(scheme)(url)
     try:
         connect = _load(OURS[scheme])
-    except ImportError as error:
-        if scheme not in EXTRAS or (error.name or "").startswith("leases"):
+    except (ImportError, AttributeError, TypeError) as error:  # All three of a version that is too old.
+        if scheme not in EXTRAS or (getattr(error, "name", None) or "").startswith("leases"):
             raise
         raise ConfigurationError(f'"{scheme}:" {_wanting(error, EXTRAS[scheme])}') from error
     return connect(url)
 
 
-def _wanting(error: ImportError, extra: str) -> str:
+def _wanting(error: Exception, extra: str) -> str:
     """What is to be done about a client library that is not there, or is there and broken."""
     if isinstance(error, ModuleNotFoundError):
         return f'needs the package {error.name}; install it with: pip install "leases[{extra}]"'
     return (
         f"needs a package that cannot be loaded: {' '.join(str(error).split())}; "
-        f'install it anew with: pip install --force-reinstall "leases[{extra}]"'
+        f'install it anew with: pip install --upgrade --force-reinstall "leases[{extra}]"'
     )
 
 
@@ -117,7 +117,7 @@ def _load(reference: str) -> Callable[[str], Backend]:
 def _load_entry_point(scheme: str) -> Callable[[str], Backend]:
     from importlib.metadata import entry_points
 
-    point = next(iter(entry_points(group=GROUP, name=scheme)))
+    point = next(point for point in entry_points(group=GROUP) if point.name.lower() == scheme)
     try:
         connect: Callable[[str], Backend] = point.load()
     except (ImportError, AttributeError) as error:

@@ -101,7 +101,7 @@ def test_broken_library_is_to_be_installed_anew(monkeypatch: pytest.MonkeyPatch,
         registry.open_backend("etcd://h")
     assert str(raised.value) == (
         '"etcd:" needs a package that cannot be loaded: libx.so: wrong ELF class; '
-        'install it anew with: pip install --force-reinstall "leases[etcd]"'
+        'install it anew with: pip install --upgrade --force-reinstall "leases[etcd]"'
     )
 
 
