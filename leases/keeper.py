@@ -8,6 +8,7 @@ starve, every lease still ends in time, because `held` asks the clock and not th
 from __future__ import annotations
 
 import heapq
+import sys
 import threading
 import time
 from collections import deque
@@ -270,16 +271,30 @@ class Couriers:
 
 def report(message: str, subject: object, error: BaseException) -> None:
     """Log what nobody is there to catch."""
-    import logging  # Costs more than opening a store, and is rarely needed.
-
-    logging.getLogger("leases").error(message, subject, exc_info=error)
+    _log("error", message, subject, exc_info=error)
 
 
 def remark(message: str, *subjects: object) -> None:
     """Log what is no fault, for who wants to know."""
-    import logging
+    _log("info", message, *subjects)
 
-    logging.getLogger("leases").info(message, *subjects)
+
+def _log(level: str, *what: object, **options: object) -> None:
+    """Log, and import nothing in a thread that renews: an import that Ctrl-C strikes can keep all others."""
+
+    def log() -> None:
+        import logging  # Costs more than opening a store, and is rarely needed.
+
+        getattr(logging.getLogger("leases"), level)(*what, **options)
+
+    found = sys.modules.get("logging")
+    if found is not None and not getattr(found.__spec__, "_initializing", False):
+        log()
+        return
+    try:
+        threading.Thread(target=log, name="leases-log", daemon=True).start()
+    except RuntimeError:  # The interpreter is ending, or the system has no thread to spare.
+        log()
 
 
 keeper = Keeper()
