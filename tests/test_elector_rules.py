@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from candidates import Electorate, electorate, stands_by, threads
 from leases import Lock, StoreUnavailable
+from leases.campaign import _step_back  # pyright: ignore[reportPrivateUsage]
+from leases.clock import Instant
+from leases.terms import Terms
 from leases.testing.clock import ManualClock
 from stores import Site, every_store
 from stubborn import (
@@ -27,6 +31,29 @@ from stubborn import (
 __all__ = ["electorate", "threads"]  # fixtures
 
 TTL = 15.0
+
+
+def test_who_was_asked_to_let_go_lets_others_have_a_chance() -> None:
+    """A quarter of the ttl, at most a second: the whole of that, and not when it is to take part no more."""
+    now = [100.0]
+
+    def part(*, stopping: bool) -> Any:
+        return SimpleNamespace(
+            stopping=stopping,
+            clock=lambda: Instant(hold=now[0], wait=now[0], wall=0.0),
+            manifesto=SimpleNamespace(lock=SimpleNamespace(terms=Terms(ttl=2.0))),
+        )
+
+    reign: Any = SimpleNamespace(
+        stalled=lambda why: False, asked=True, lease=SimpleNamespace(_tenure=SimpleNamespace(hub=None))
+    )
+    assert list(_step_back(part(stopping=True), reign)) == []
+    waits = _step_back(part(stopping=False), reign)
+    assert next(waits) == 0.5
+    now[0] += 0.4
+    assert next(waits) == pytest.approx(0.1)
+    now[0] += 0.1
+    assert list(waits) == []
 
 
 # ---- priority ------------------------------------------------------------------------------------
