@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from leases import Lock
 from leases.clock import system_clock
 from leases.contract import Traits
-from leases.keeper import Couriers, Keeper, Plan, drop, keeper
+from leases.keeper import Couriers, Keeper, Plan, drop, keeper, report
 from stubborn import SHORT, Stubborn, memory, store_on, until
 
 TRAITS = Traits("test", release_deletes=True, token_from_write=True)
@@ -301,3 +303,13 @@ def test_couriers_of_one_store_are_its_own() -> None:
     backend.gate.set()
     lease.release()
     lock.release()
+
+
+@pytest.mark.parametrize("there", [None, SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))])
+def test_nothing_is_imported_by_who_has_to_log(monkeypatch: pytest.MonkeyPatch, there: object) -> None:
+    """An import that Ctrl-C has struck in the main thread may stand for ever; so then would who renews."""
+    begun: list[str] = []
+    monkeypatch.setitem(sys.modules, "logging", there)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: begun.append(thread.name))
+    report("a courier failed on %r", "it", ValueError("as it does"))
+    assert begun == ["leases-log"]
