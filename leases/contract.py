@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, Protocol
 
 from leases.errors import ConfigurationError, StoreError
@@ -177,6 +177,14 @@ class Backend(ABC):
 
     traits: Traits
     identity: str
+
+    @cached_property  # A backend sets it where its URL says more than its identity.
+    def address(self) -> str:
+        """A URL by which another process of this host connects as this one has, in whatever folder it is.
+
+        It has no secret, but the user's name and the files that hold secrets and certificates.
+        """
+        return self.identity
 
     @abstractmethod
     def read(self, name: str, timeout: float) -> Slot:

@@ -217,13 +217,13 @@ def test_no_error_repeats_a_secret(shape: str, scheme: str, password: str) -> No
 )
 @settings(max_examples=150, deadline=None)
 def test_no_store_tells_a_secret(scheme: str, password: str, shape: str, encoded: bool) -> None:
-    """Right or wrong, encoded or not: neither errors nor the identity nor the `repr` of a store have it."""
+    """Right or wrong, encoded or not: neither errors nor what a store says of itself have it."""
     url = shape.format(scheme=scheme, password=quote(password, safe="") if encoded else password)
 
     def use() -> str:
         backend = open_backend(url)
         try:
-            return backend.identity + repr(backend)
+            return backend.identity + backend.address + repr(backend)
         finally:
             backend.close()
 

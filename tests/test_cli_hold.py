@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,6 +41,14 @@ def test_environment(shop: Shop) -> None:
     assert (found["LEASES_NAME"], found["LEASES_HOLDER"], found["OTHER"]) == ("job", "me", "é")
     assert found["LEASES_URL"] == shop.url
     assert int(found["LEASES_TOKEN"]) == 1
+
+
+def test_the_command_reaches_the_store_from_another_folder(shop: Shop) -> None:
+    """Whatever the file is called, LEASES_URL is that of the file that the lock is in."""
+    line = f'cd / && exec {shlex.join(LEASES)} validate job --holder me --token "$LEASES_TOKEN"'
+    done = shop.run("hold", "job", "--holder", "me", "--backend", "sqlite:a%2520b.db", "-c", line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (shop.folder / "a%20b.db").exists()
 
 
 @every_shared_store

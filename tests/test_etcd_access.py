@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -15,6 +18,7 @@ from leases.contract import Applied, Verdict, absent
 from leases.errors import ConfigurationError, StoreDenied, StoreError
 from leases.testing._probes import TIMEOUT, Hints, a_claim, applied, put
 from leases_backends.etcd import Etcd, connect
+from leases_command import LEASES
 from mistakes import check_refused
 from servers.certificates import Authority, Pair
 from servers.etcd import EtcdServer, text
@@ -192,6 +196,58 @@ def test_a_lease_is_held_over_the_end_of_tokens() -> None:
                 assert lease.held and time.monotonic() < until
                 time.sleep(0.1)
             assert lease.held and lease.token == token
+
+
+# A command that runs under a lock.
+
+# It takes another lock, and asks about its own.
+NESTED: Final = (
+    f"cd / && {shlex.join(LEASES)} hold -n inner -- true &&"
+    f' {shlex.join(LEASES)} validate "$LEASES_NAME" --holder "$LEASES_HOLDER" --token "$LEASES_TOKEN"'
+)
+WAYS: Final = {
+    "hold": ("hold", "job", "-c", NESTED),
+    "shell": ("hold", "job", "--shell", "--", NESTED),
+    "slots": ("hold", "job", "--slots", "2", "-c", NESTED),
+    "elect": ("elect", "job", "--", "sh", "-c", NESTED),
+}
+
+
+def run(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `leases …` in a folder, where the environment names the store."""
+    env = {**os.environ, "LEASES_URL": url}
+    return subprocess.run([*LEASES, *words], capture_output=True, text=True, cwd=folder, env=env, timeout=60)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_command_connects_as_the_same_user(server: EtcdServer, tmp_path: Path, way: str) -> None:
+    """With the user's name and the password's file, from whatever folder it does so."""
+    (tmp_path / "password").write_text("geheim\n")
+    done = run(server.url_of(user="app", path="app", password_file="password"), tmp_path, *WAYS[way])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_command_connects_with_the_same_certificate(
+    secure: EtcdServer, authority: Authority, tmp_path: Path
+) -> None:
+    """The authority's certificate, the client's and its key are handed on with the URL."""
+    pair = authority.client("app")
+    files = {"ca": authority.ca, "cert": pair.cert, "key": pair.key}
+    for name, file in files.items():
+        (tmp_path / name).write_bytes(file.read_bytes())
+    url = secure.url_of(path="app", server_name="etcd.test", **{name: name for name in files})
+    done = run(url, tmp_path, *WAYS["hold"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_command_gets_no_password(server: EtcdServer, tmp_path: Path) -> None:
+    """One that stood in the URL is left out, and who would connect is told what to do."""
+    url = server.url_of(user="app:geheim", path="app")
+    done = run(url, tmp_path, "hold", "job", "-c", 'echo "$LEASES_URL"')
+    assert (done.returncode, done.stdout) == (0, url.replace(":geheim", "") + "\n")
+    done = run(url, tmp_path, *WAYS["hold"])
+    assert done.returncode == 64 and "geheim" not in done.stderr
+    assert "a user without a password" in done.stderr and "password_file=FILE" in done.stderr
 
 
 # Certificates.

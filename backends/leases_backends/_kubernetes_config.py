@@ -17,6 +17,7 @@ import kubernetes.config
 from kubernetes.config import incluster_config, kube_config
 
 from leases.errors import ConfigurationError
+from leases_backends._url import absolute
 
 _IN_POD: Final = "KUBERNETES_SERVICE_HOST"
 _ADVICE: Final = "mend it, or name another with kubeconfig=FILE or context=NAME"
@@ -40,6 +41,12 @@ class Source:
         if not self.kubeconfig:
             return "the pod's service account"
         return f"context {self.context!r} of {self.kubeconfig}" if self.context else self.kubeconfig
+
+    @property
+    def absolute(self) -> str:
+        """The files of the kubeconfig, for who looks from another folder."""
+        files = self.kubeconfig.split(os.pathsep)
+        return os.pathsep.join(absolute(os.path.expanduser(file)) for file in files if file)
 
 
 @dataclass(frozen=True, slots=True)

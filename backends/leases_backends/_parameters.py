@@ -31,6 +31,11 @@ def split(url: str, known: Collection[str] = ()) -> tuple[str, dict[str, str]]:
     return _decoded(rest), parameters(url, query, known, _decoded)
 
 
+def quoted(text: str, also: str = "") -> str:
+    """Text as a part of a URL: what means something there is encoded, and bytes that are no UTF-8 are not."""
+    return re.sub(rf"[\0- %?#@&\x7f{also}]", lambda found: f"%{ord(found[0]):02X}", text)
+
+
 def fault(url: str, what: str, advice: str) -> ConfigurationError:
     """The error of a URL that it may not show as it is."""
     return ConfigurationError(f"{shown(url)}: {what}; {advice}")

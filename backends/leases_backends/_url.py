@@ -6,6 +6,7 @@ could be read in two ways is refused, and no error repeats any part of a URL tha
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from leases.errors import ConfigurationError
-from leases_backends._parameters import SECRET, fault, parameters
+from leases_backends._parameters import SECRET, fault, parameters, quoted
 
 TLS: Final = ("ca", "cert", "key", "server_name")
+
+_FILES: Final = frozenset({"ca", "cert", "key", "password_file", "token_file"})
 
 # The schemes that speak in the clear, and their twins that do not.
 _SECURE: Final[Mapping[str, str]] = {"consul": "consuls", "etcd": "etcds", "zookeeper": "zookeepers"}
@@ -62,6 +65,13 @@ class Address:
         query = "&".join(f"{name}={quote(value, safe='/:,')}" for name, value in options)
         path = f"/{quote(self.path, safe='/')}" if self.path else ""
         return f"{self.scheme}://{','.join(self.endpoints)}{path}{'?' if query else ''}{query}"
+
+    @property
+    def handed_on(self) -> str:
+        """The URL for another process of this host, in whatever folder it is: all but the password."""
+        user = f"{quoted(self.user, ':/')}@" if self.user else ""
+        path = f"/{quoted(self.path)}" if self.path else ""
+        return f"{self.scheme}://{user}{','.join(self.endpoints)}{path}{query_of(self.options)}"
 
     def secret(self, option: str) -> str:
         """What the file says that an option like `password_file` names, without the line's end.
@@ -125,6 +135,21 @@ def address(url: str, *, port: int, known: Collection[str], need_host: bool = Tr
         _decoded(path, url).strip("/"),
         found,
     )
+
+
+def query_of(options: Mapping[str, str]) -> str:
+    """Parameters with their question mark, and relative paths of files made absolute; empty without any."""
+    values = {name: absolute(value) if name in _FILES else value for name, value in options.items()}
+    query = "&".join(f"{name}={quoted(value)}" for name, value in values.items())
+    return f"?{query}" if query else ""
+
+
+def absolute(path: str) -> str:
+    """A path for who looks from another folder; as it is where the working directory is gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
 
 
 _ENCODE: Final = 'in user, password, path and values write "/?#@:%" as %2F, %3F, %23, %40, %3A, %25'

@@ -23,11 +23,13 @@ class Place(NamedTuple):
         target: the servers, and as whom they are spoken to.
         parent: the node right above all records.
         acl: who may do what with the nodes that are made.
+        address: the URL for another process, without the password.
     """
 
     target: Target
     parent: str
     acl: list[Any]
+    address: str
 
 
 def place_of(url: str) -> Place:
@@ -58,7 +60,7 @@ def place_of(url: str) -> Place:
         f"{user}:{password}" if user and not sasl else "",
         sasl,
     )
-    return Place(target, f"/{parent}", _ACLS[acl])
+    return Place(target, f"/{parent}", _ACLS[acl], where.handed_on)
 
 
 def _shown_as(where: Address) -> str:

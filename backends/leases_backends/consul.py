@@ -81,7 +81,8 @@ def connect(url: str) -> Consul:
     secure = url[:8].lower() == "consuls:"
     where = address(url, port=SECURE_PORT if secure else PORT, known=OPTIONS)
     where = replace(where, path=where.path or FOLDER)
-    return Consul(_agent(where, _token(where), Tls.of(where) if secure else None), where.shown)
+    agent = _agent(where, _token(where), Tls.of(where) if secure else None)
+    return Consul(agent, where.shown, where.handed_on)
 
 
 class Agent:
@@ -113,9 +114,9 @@ class Agent:
 class Consul(Backend):
     """One user of a URL."""
 
-    def __init__(self, agent: Agent, identity: str) -> None:
+    def __init__(self, agent: Agent, identity: str, address: str) -> None:
         self.traits = TRAITS
-        self.identity = identity
+        self.identity, self.address = identity, address
         self._agent = agent
         self._closed = False
         agent.wire.users.add(self)

@@ -90,6 +90,7 @@ class Etcd(Backend):
         self.prefix = f"{address.path}/".encode()
         self._closed = False
         self._client: Client = client_at(replace(address, path=""), self)
+        self.address = address.handed_on
 
     def read(self, name: str, timeout: float) -> Slot:
         question = messages.RangeRequest(key=self.prefix + name.encode())

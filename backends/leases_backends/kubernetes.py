@@ -48,7 +48,7 @@ from leases_backends._kubernetes_examine import examine
 from leases_backends._kubernetes_lease import NAME, Version, missing, object_of, slot_of
 from leases_backends._kubernetes_names import lock_name, object_name
 from leases_backends._kubernetes_site import Site, join, part
-from leases_backends._url import address
+from leases_backends._url import address, query_of
 
 TRAITS: Final = Traits(
     "kubernetes",
@@ -92,9 +92,12 @@ def connect(url: str) -> Kubernetes:
         raise ConfigurationError(
             f"{where.shown} is of the cluster {server}, not of {wanted}; name its context with context=NAME"
         )
-    named = (options | {"server": server}).items()
-    query = "&".join(f"{key}={quote(value, safe='/:,')}" for key, value in named)
-    return Kubernetes(site, user, f"kubernetes://{site.namespace}?{query}")
+    options["server"] = server
+    query = "&".join(f"{key}={quote(value, safe='/:,')}" for key, value in options.items())
+    if "kubeconfig" in options:
+        options["kubeconfig"] = where.absolute
+    here = f"kubernetes://{site.namespace}"
+    return Kubernetes(site, user, f"{here}?{query}", here + query_of(options))
 
 
 def _foreign_wait(text: str | None) -> float:
@@ -112,9 +115,9 @@ def _foreign_wait(text: str | None) -> float:
 class Kubernetes(Backend):
     """One user of a namespace; all of a process share their connections and one watch."""
 
-    def __init__(self, site: Site, user: object, identity: str) -> None:
+    def __init__(self, site: Site, user: object, identity: str, address: str) -> None:
         self.traits = TRAITS
-        self.identity = identity
+        self.identity, self.address = identity, address
         self._site = site
         self._user = user
         self._closed = False

@@ -39,7 +39,7 @@ from leases.contract import (
 from leases.errors import ConfigurationError, RecordRefused, StoreUnavailable
 from leases.record import Claim, encode
 from leases.urls import shown
-from leases_backends._parameters import split
+from leases_backends._parameters import quoted, split
 from leases_backends._paths import check_filesystem, read_mounts, state_directory
 from leases_backends._sqlite_file import CommitDoubt, File, Row, file_at
 from leases_backends._sqlite_watch import watcher_of
@@ -74,7 +74,8 @@ def connect(url: str = "sqlite:") -> Sqlite:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigurationError(f"{shown(url)}: {path} is a device or a pipe; name a file")
     check_filesystem(path, read_mounts())
-    return Sqlite(file_at(path, private=not rest), f"sqlite://{os.path.realpath(path)}")
+    file = file_at(path, private=not rest)
+    return Sqlite(file, f"sqlite://{os.path.realpath(path)}", f"sqlite://{quoted(path)}")
 
 
 def _path(url: str, rest: str) -> str:
@@ -101,9 +102,9 @@ def _path(url: str, rest: str) -> str:
 class Sqlite(Backend):
     """One user of a database file; all of a process share one connection to it."""
 
-    def __init__(self, file: File, identity: str) -> None:
+    def __init__(self, file: File, identity: str, address: str) -> None:
         self.traits = TRAITS
-        self.identity = identity
+        self.identity, self.address = identity, address
         self._file = file
         self._watcher = watcher_of(file)
         self._closed = False

@@ -72,7 +72,7 @@ class Zookeeper(Backend):
 
     def __init__(self, url: str, place: Place) -> None:
         self.traits = TRAITS
-        self.identity = place.target.shown
+        self.identity, self.address = place.target.shown, place.address
         self._place = place
         self._closed = False
         self._session = session_of(url, place.target, self)

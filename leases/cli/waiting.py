@@ -53,7 +53,8 @@ class Holding:
     Attributes:
         lease: the lease.
         slot: the number of the slot that it is on; None where a lock was sought.
-        url: the store, without secrets.
+        url: the store, without secrets, for people.
+        address: the URL by which the command connects to it as we have, without secrets.
         ttl: seconds that its record lasts.
     """
 
@@ -68,7 +69,8 @@ class Holding:
 
             self.lease = SlotLease(tenure)
             self.slot = self.lease.slot
-        self.url = tenure.hub.backend.identity
+        backend = tenure.hub.backend
+        self.url, self.address = backend.identity, backend.address
         self.ttl = tenure.machine.terms.ttl
         self._keep_until = tenure.hub.clock().hold + want.at_least
 

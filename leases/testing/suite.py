@@ -602,10 +602,10 @@ class BackendSuite(GuardedKeys):
     def test_the_identity_is_stable_and_without_secrets(
         self, backend: Backend, other: Backend, secret: str | None
     ) -> None:
-        """Every connection says the same, and nothing that could be a password."""
+        """Every connection says the same. Nothing in it could be a password, nor in the address."""
         assert backend.identity == other.identity and backend.identity.isprintable()
-        assert secret is None or secret not in backend.identity + repr(backend)
-        assert not re.search(r"//[^/@]*:[^/@]+@", backend.identity)
+        assert secret is None or secret not in backend.identity + backend.address + repr(backend)
+        assert not re.search(r"//[^/@]*:[^/@]+@", f"{backend.identity} {backend.address}")
 
     def test_the_traits_fit_together(self, backend: Backend) -> None:
         """A token from the write needs ordered versions, and so does a release that deletes."""
