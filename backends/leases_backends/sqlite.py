@@ -96,7 +96,12 @@ def _path(url: str, rest: str) -> str:
         raise ConfigurationError(f"{shown(url)} names a file that no system can have; name another")
     if rest.endswith(("/", os.sep)):
         raise ConfigurationError(f"{shown(url)} names a directory; name a file in it")
-    return os.path.abspath(os.path.expanduser(rest))
+    try:
+        return os.path.abspath(os.path.expanduser(rest))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{shown(url)} names a file in the current directory, which is gone; name an absolute path"
+        ) from None
 
 
 class Sqlite(Backend):
