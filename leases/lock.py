@@ -189,12 +189,13 @@ class Lock(Acquirable[Lease]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        place: Place | None = None
         try:
-            place, lease = self._body(threading.get_ident())
-            lease.leave(place, error)
+            place = self._body(threading.get_ident())
+            self._bodies[place].leave(place, error)
             del self._bodies[place]
         except BaseException:
-            self._cut_off(threading.get_ident())
+            self._cut_off(place or self._body(threading.get_ident()))
             raise
 
     async def __aenter__(self) -> Lease:
@@ -214,12 +215,13 @@ class Lock(Acquirable[Lease]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        place: Place | None = None
         try:
-            place, lease = self._body(this_task())
-            await lease.leave_async(place, error)
+            place = self._body(this_task())
+            await self._bodies[place].leave_async(place, error)
             del self._bodies[place]
         except BaseException:
-            self._cut_off(this_task())
+            self._cut_off(place or self._body(this_task()))
             raise
 
     def __call__(self, function: F, /) -> F:
@@ -312,24 +314,23 @@ class Lock(Acquirable[Lease]):
                     return lease
         return None
 
-    def _body(self, me: object) -> tuple[Place, Lease]:
+    def _body(self, me: object) -> Place:
         """The body that ends: the innermost of this thread or task, or the only one there is.
 
         Frameworks enter and leave generators in different threads or tasks.
         """
-        bodies = list(self._bodies.items())
-        mine = [body for body in bodies if body[0].me == me] or bodies
-        if not mine or (len(mine) > 1 and mine[-1][0].me != me):
+        bodies = list(self._bodies)
+        mine = [body for body in bodies if body.me == me] or bodies
+        if not mine or (len(mine) > 1 and mine[-1].me != me):
             raise RuntimeError(
                 f'of the {len(mine)} bodies of lock "{self.name}" none began in this thread or task; '
                 "write `with lock.acquire():` to leave it elsewhere"
             )
         return mine[-1]
 
-    def _cut_off(self, me: object) -> None:
+    def _cut_off(self, place: Place) -> None:
         """A body has ended, and its end did not."""
-        place, lease = self._body(me)
-        lease.abandon(place)
+        self._bodies[place].abandon(place)
         del self._bodies[place]
 
     def __repr__(self) -> str:

@@ -41,6 +41,9 @@ class MultiLock(Acquirable[MultiLease]):
     order in which they are given, they are acquired in that of (store, name). While it waits for one, those
     before it are held. If one is not to be had in time, those before it are released again.
 
+    Where a body may end in another thread or task than it began in, write ``with lock.acquire() as lease:``.
+    A `MultiLock` of semaphores may have several bodies at once; how they are told apart, `Semaphore` says.
+
     Args:
         locks: names, or locks with options of their own: two at least, and none twice.
         timeout: seconds to wait for all together; None (default) waits for ever, 0 does not wait.
@@ -122,8 +125,8 @@ class MultiLock(Acquirable[MultiLease]):
     def __enter__(self) -> MultiLease:
         attempt = _Attempt(self, threading.get_ident())
         try:
-            self._bodies[attempt] = attempt.me
             lease = self._acquire(attempt, DEFAULT)
+            self._bodies[attempt] = attempt.me
             attempt.enter()
             return lease
         except BaseException:
@@ -134,19 +137,20 @@ class MultiLock(Acquirable[MultiLease]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        attempt: _Attempt | None = None
         try:
             attempt = self._body(threading.get_ident())
             attempt.won.leave(error)
             del self._bodies[attempt]
         except BaseException:
-            self._cut_off(threading.get_ident())
+            self._cut_off(attempt or self._body(threading.get_ident()))
             raise
 
     async def __aenter__(self) -> MultiLease:
         attempt = _Attempt(self, this_task())
         try:
-            self._bodies[attempt] = attempt.me
             lease = await self._acquire_async(attempt, DEFAULT)
+            self._bodies[attempt] = attempt.me
             attempt.enter()
             return lease
         except BaseException:
@@ -157,12 +161,13 @@ class MultiLock(Acquirable[MultiLease]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        attempt: _Attempt | None = None
         try:
             attempt = self._body(this_task())
             await attempt.won.leave_async(error)
             del self._bodies[attempt]
         except BaseException:
-            self._cut_off(this_task())
+            self._cut_off(attempt or self._body(this_task()))
             raise
 
     def __call__(self, function: F, /) -> F:
@@ -231,9 +236,8 @@ class MultiLock(Acquirable[MultiLease]):
             )
         return mine[-1]
 
-    def _cut_off(self, me: object) -> None:
+    def _cut_off(self, attempt: _Attempt) -> None:
         """A body has ended, and its end did not."""
-        attempt = self._body(me)
         attempt.undo()
         del self._bodies[attempt]
 

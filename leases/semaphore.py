@@ -62,6 +62,12 @@ class Semaphore(Lock):
     on, as two who do not agree cannot keep either number. It is not always met: first stop those
     who state the old one.
 
+    Where a body may end in another thread or task than it began in, as in generators that a framework runs,
+    write ``with semaphore.acquire() as lease:``, which frees its own slot. The end of ``with semaphore:``
+    frees the slot that its thread or task entered last. If that is in no body of this object, it frees the
+    slot of the only body there is, and of several none: it raises `RuntimeError`. But if it is in one, and
+    ends the body of another, its own slot is freed while it works; that cannot be known here.
+
     Args:
         name: what is shared; 1 to 256 bytes of printable UTF-8 with the ``/slot-…`` of its last slot.
         slots: how many may hold it, 1 to 1000.

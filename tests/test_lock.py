@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from hands import PATIENCE, Hands
+from hands import PATIENCE, Hands, Threads
 from leases import (
     AcquireTimeout,
     ConfigurationError,
     Lease,
     LeaseLost,
     Lock,
+    MultiLock,
     RecordRefused,
     Store,
     StoreDenied,
@@ -186,6 +187,32 @@ def test_two_bodies_that_end_elsewhere_are_not_mixed_up(hands: Hands) -> None:
     second.leave(lock)
     with pytest.raises(LeaseLost):
         first.leave(lock)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_end_elsewhere_that_is_struck_is_that_of_one_body(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the next has begun his body in the meantime, which goes on."""
+    store, hands = store_on(), Threads()
+    lock: Any = MultiLock("job", "other", store=store) if several else lock_on(store)
+    first, second = hands.hand(), hands.hand()
+    first.enter(lock)
+    waiting = second.begin("enter", lock)
+    until(lambda: store.hub.waiters("job"))
+
+    def struck(loss: LeaseLost | None, error: BaseException | None) -> None:
+        waiting.result(PATIENCE)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lease, "_raise_loss", staticmethod(struck))
+        with pytest.raises(KeyboardInterrupt):
+            hands.hand().leave(lock)
+    assert waiting.result(PATIENCE).held
+    hands.hand().leave(lock)
+    assert leftovers(store) == []
+    hands.close()
 
 
 # ---- waiting, and not waiting --------------------------------------------------------------------

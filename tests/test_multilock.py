@@ -426,6 +426,33 @@ def test_waiting_for_oneself_is_refused(hands: Hands) -> None:
     assert held(store) == ["b", "c"]
 
 
+@every_store
+def test_body_may_end_in_another_thread_or_task(site: Site, hands: Hands) -> None:
+    """Also while another waits for its turn, who has begun no body yet."""
+    store = site.store()
+    lock = multilock_on(store, "a", "b")
+    hands.hand().enter(lock)  # type: ignore[arg-type]
+    waiting = hands.hand().body(lock, lambda lease: lease.held)  # type: ignore[arg-type]
+    until(lambda: store.hub.waiters("a"))
+    hands.hand().leave(lock)  # type: ignore[arg-type]
+    assert waiting.result(PATIENCE)
+    assert held(store) == [] and leftovers(store) == []
+
+
+def test_bodies_that_end_elsewhere_are_not_mixed_up(hands: Hands) -> None:
+    """Of semaphores there may be several at once: where it cannot be known which ends, none does."""
+    store = store_on()
+    lock = MultiLock(*(Semaphore(name, 2, store=store) for name in "ab"))
+    entered = [hands.hand(), hands.hand()]
+    leases: list[Any] = [hand.enter(lock) for hand in entered]  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="none began in this thread or task"):
+        hands.hand().leave(lock)  # type: ignore[arg-type]
+    assert all(lease.held for lease in leases)
+    for hand in entered:
+        hand.leave(lock)  # type: ignore[arg-type]
+    assert held(store) == [] and leftovers(store) == []
+
+
 def test_it_decorates(hands: Hands) -> None:
     """Each call of a function runs under all."""
     store = store_on()

@@ -118,6 +118,48 @@ def test_a_body_holds_a_slot(site: Site, hands: Hands) -> None:
     assert held(store) == [] and leftovers(store) == []
 
 
+@every_store
+def test_body_may_end_in_another_thread_or_task(site: Site, hands: Hands) -> None:
+    """Where there is no other body, that one ends, whoever waits."""
+    store = site.store()
+    pool = semaphore_on(store, 1)
+    hands.hand().enter(pool)
+    waiting = hands.hand().body(pool, lambda lease: lease.held)
+    until(lambda: store.hub.waiters("pool/slot-0"))
+    hands.hand().leave(pool)
+    assert waiting.result(PATIENCE)
+    assert held(store) == [] and leftovers(store) == []
+
+
+def test_bodies_that_end_elsewhere_are_not_mixed_up(hands: Hands) -> None:
+    """Several at once are its normal case: where it cannot be known which ends, no slot is freed."""
+    store = store_on()
+    pool = semaphore_on(store)
+    entered = [hands.hand(), hands.hand()]
+    leases = [hand.enter(pool) for hand in entered]
+    with pytest.raises(RuntimeError, match="none began in this thread or task"):
+        hands.hand().leave(pool)
+    assert all(lease.held for lease in leases)
+    entered[0].leave(pool)
+    assert not leases[0].held and leases[1].held
+    hands.hand().leave(pool)  # The only one that is left.
+    assert held(store) == [] and leftovers(store) == []
+
+
+def test_the_body_of_a_lease_may_end_anywhere(hands: Hands) -> None:
+    """Crosswise, too: each frees its own slot."""
+    store = store_on()
+    pool = semaphore_on(store)
+    leases = [hands.hand()("acquire", pool) for _ in range(2)]
+    inside = [hands.hand(), hands.hand()]
+    for hand, lease in zip(inside, leases, strict=True):
+        hand.enter(lease)
+    inside[1].leave(leases[0])
+    assert held(store) == [leases[1].name] and leases[1].held
+    inside[0].leave(leases[1])
+    assert held(store) == [] and leftovers(store) == []
+
+
 def test_release_is_the_locks_own() -> None:
     """What was acquired last by a thread is released by the semaphore itself, one after the other."""
     pool = semaphore_on(store_on())
