@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from leases.hub import Hub, Ticket
+from leases.hub import Countdown, Hub, Ticket
 from leases.script import Seal, Wait, acquiring, releasing
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ async def acquire(
     ticket: Ticket,
     bell: Bell,
     fences: Sequence[Seal] = (),
+    spent: float = 0.0,
 ) -> Tenure:
     """Acquire; the errors are those of `leases.script.acquiring`. The ticket rings the bell."""
-    return await run(acquiring(hub, wish, timeout, ticket, here=False, fences=fences), bell)
+    return await run(acquiring(hub, wish, timeout, ticket, here=False, fences=fences, spent=spent), bell)
 
 
 async def release(tenure: Tenure, successor: str | None = None) -> None:
@@ -60,9 +61,26 @@ async def release(tenure: Tenure, successor: str | None = None) -> None:
     await run(releasing(tenure, bell.ring, here=False, successor=successor), bell)
 
 
-async def in_thread(function: Callable[[], object]) -> None:
-    """Call what may block, off the loop."""
-    await asyncio.to_thread(function)
+async def in_thread(function: Callable[[], object], timeout: float | None = None) -> None:
+    """Call what may block, off the loop, and wait for it for so many seconds; then it goes on."""
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            await asyncio.to_thread(function)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+
+
+async def connect(connecting: Callable[[], Hub], countdown: Countdown) -> None:
+    """Connect off the loop, in time. What takes longer goes on, and the next call has the store.
+
+    Raises:
+        StoreUnavailable: nothing is left of the seconds allowed.
+        LeasesError: what `connecting` raises.
+    """
+    await in_thread(connecting, countdown.left)
+    countdown.check()
 
 
 async def run(script: Generator[Wait, None, T], bell: Bell) -> T:

@@ -215,7 +215,7 @@ class Choice:
 
 
 def acquiring(
-    choice: Choice, timeout: float | None, *, here: bool, seals: Seals | None = None
+    choice: Choice, timeout: float | None, *, here: bool, seals: Seals | None = None, spent: float = 0.0
 ) -> Generator[Wait, None, Tenure]:
     """Acquire one of several locks: the first that is to be had. The errors are `leases.script.acquiring`'s.
 
@@ -224,13 +224,14 @@ def acquiring(
         timeout: seconds in all; None for ever, 0 to wait for nobody.
         here: whether who runs this talks to the store too.
         seals: what is to be shown the token of a claim before it is reported.
+        spent: how many of the seconds are over already.
     """
     hub, wish = choice.hub, choice.seats[0].wish._replace(name=choice.name)
-    until = None if timeout is None else hub.clock().wait + timeout
+    until = None if timeout is None else hub.clock().wait + timeout - spent
     subject = begun(hub, wish) if hooks.listeners or logs.debugging() else None
     try:
         while True:
-            tenure = yield from _seek(choice, timeout, until, here)
+            tenure = yield from _seek(choice, timeout, until, spent, here)
             choice.keep(tenure)
             if subject is not None:
                 subject.name, tenure.subject = tenure.name, subject
@@ -246,7 +247,7 @@ def acquiring(
 
 
 def _seek(
-    choice: Choice, timeout: float | None, until: float | None, here: bool
+    choice: Choice, timeout: float | None, until: float | None, spent: float, here: bool
 ) -> Generator[Wait, None, Tenure]:
     """Go on until a claim is committed, or none can be, or the time is over."""
     clock = choice.hub.clock
@@ -266,7 +267,8 @@ def _seek(
         if ends is not None:
             now = clock().wait
             if now >= ends:
-                raise choice.failure(timeout or 0.0, waited=2 * (now - began) >= (timeout or 0.0))
+                waited = 2 * (now - began) >= (timeout or 0.0) - spent
+                raise choice.failure(timeout or 0.0, waited=waited)
             waits.append(ends - now)
         if choice.has_work:
             continue

@@ -479,6 +479,42 @@ def shared_hub(url: str, use: Callable[[Hub], T]) -> T:
         return use(hub)
 
 
+class Countdown:
+    """The seconds that somebody is allowed, counted from before the store is connected.
+
+    Attributes:
+        allowed: None for as long as it takes, 0 not to wait for others.
+    """
+
+    __slots__ = ("_began", "allowed")
+
+    def __init__(self, allowed: float | None) -> None:
+        self.allowed = allowed
+        self._began = system_clock().wait
+
+    @property
+    def spent(self) -> float:
+        """How many are over."""
+        return system_clock().wait - self._began
+
+    @property
+    def left(self) -> float | None:
+        """How many are to come; None for as long as it takes."""
+        return max(self.allowed - self.spent, 0.0) if self.allowed else None
+
+    def check(self) -> None:
+        """Return if the store was connected in time.
+
+        Raises:
+            StoreUnavailable: nothing is left of the seconds allowed.
+        """
+        if self.left == 0:
+            raise StoreUnavailable(
+                f"connecting to the store took all of the {self.allowed:g} s allowed; "
+                "allow more, or connect beforehand"
+            )
+
+
 def check_least_ttl(hub: Hub, ttl: float) -> None:
     """Refuse a ttl that is too short for the store.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 from leases import threads
 from leases.acquirable import DEFAULT, Acquirable, Default, this_task
 from leases.errors import ConfigurationError
-from leases.hub import Hub, Ticket, check_least_ttl, shared_hub
+from leases.hub import Countdown, Hub, Ticket, check_least_ttl, shared_hub
 from leases.identity import default_holder
 from leases.lease import Grip, Lease, OnLost, Semantics, Timeout, Word, check_manner, check_timeout
 from leases.record import check_holder, check_metadata, check_name, check_ttl
@@ -238,6 +238,11 @@ class Lock(Acquirable[Lease]):
     def _called(self) -> str:
         return f'lock "{self.name}" is'
 
+    @property
+    def _connected(self) -> bool:
+        """Whether `_connect` has nothing to do that could take its time."""
+        return self._hub is not None and not self._hub.closed
+
     def _connect(self) -> Hub:
         """The store as this process uses it, connected now if it was not yet.
 
@@ -261,17 +266,27 @@ class Lock(Acquirable[Lease]):
     def _acquire(self, place: Place, bell: threads.Bell, timeout: Timeout | Default) -> Lease:
         if self._manner is not None:
             self._manner.check_here(awaited=False)
-        return self._again(place) or self._begin(
-            place, threads.acquire(*self._plan(place, timeout), place.ticket, bell, self._seals())
+        again = self._again(place)
+        if again is not None:
+            return again
+        allowed, spent = self._allowed(timeout), 0.0
+        if not self._connected:
+            countdown = Countdown(allowed)
+            self._connect()
+            countdown.check()
+            spent = countdown.spent
+        hub, wish = self._plan(place)
+        return self._begin(
+            place, threads.acquire(hub, wish, allowed, place.ticket, bell, self._seals(), spent)
         )
 
     def _acquiring(self, place: Place, *, awaited: bool) -> Generator[Wait, None, Lease]:
         """`acquire` as a script of either colour, which waits as long as it takes and can be called off."""
         if self._manner is not None:
             self._manner.check_here(awaited=awaited)
-        if self._hub is None:
+        if not self._connected:
             yield self._connect
-        hub, wish, _ = self._plan(place, None)
+        hub, wish = self._plan(place)
         tenure = yield from acquiring(hub, wish, None, place.ticket, here=False, fences=self._seals())
         return self._begin(place, tenure)
 
@@ -283,17 +298,21 @@ class Lock(Acquirable[Lease]):
         again = self._again(place)
         if again is not None:
             return again
-        if self._hub is None:
-            await aio.in_thread(self._connect)
-        plan = self._plan(place, timeout)
-        tenure = await aio.acquire(*plan, place.ticket, bell, self._seals())
+        allowed, spent = self._allowed(timeout), 0.0
+        if not self._connected:
+            await aio.connect(self._connect, countdown := Countdown(allowed))
+            spent = countdown.spent
+        hub, wish = self._plan(place)
+        tenure = await aio.acquire(hub, wish, allowed, place.ticket, bell, self._seals(), spent)
         return self._begin(place, tenure)
 
-    def _plan(self, place: Place, timeout: Timeout | Default) -> tuple[Hub, Wish, Timeout]:
-        allowed = self.timeout if isinstance(timeout, Default) else check_timeout(timeout)
+    def _allowed(self, timeout: Timeout | Default) -> Timeout:
+        return self.timeout if isinstance(timeout, Default) else check_timeout(timeout)
+
+    def _plan(self, place: Place) -> tuple[Hub, Wish]:
         holder = self._holder if self._holder is not None else default_holder()
         hub = place.hub = self._connect()
-        return hub, Wish(self.name, holder, self.terms, self._metadata), allowed
+        return hub, Wish(self.name, holder, self.terms, self._metadata)
 
     def _seals(self) -> tuple[Seal, ...]:
         return tuple(sealer(fence) for fence in self._fences) if self._fences else ()

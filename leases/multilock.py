@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from leases import threads
 from leases.acquirable import DEFAULT, Acquirable, Default, this_task
 from leases.errors import AcquireTimeout, ConfigurationError, LeaseLost
+from leases.hub import Countdown
 from leases.lease import Lease, Timeout, Word, check_manner, check_timeout
 from leases.lock import Connected, Lock, under
 from leases.multilease import MultiLease
@@ -188,8 +189,11 @@ class MultiLock(Acquirable[MultiLease]):
         if self._manner is not None:
             self._manner.check_here(awaited=False)
         try:
+            for lock, countdown in attempt.connecting(timeout):
+                lock._connect()
+                countdown.check()
             bell = threads.Bell()
-            for lock, place, left in attempt.steps(bell, timeout):
+            for lock, place, left in attempt.steps(bell):
                 lock._acquire(place, bell, left)
             return attempt.won
         except Exception as error:
@@ -205,11 +209,10 @@ class MultiLock(Acquirable[MultiLease]):
         if self._manner is not None:
             self._manner.check_here(awaited=True)
         try:
-            for lock in self.locks:
-                if lock._hub is None:
-                    await aio.in_thread(lock._connect)
+            for lock, countdown in attempt.connecting(timeout):
+                await aio.connect(lock._connect, countdown)
             bell = aio.Bell()
-            for lock, place, left in attempt.steps(bell, timeout):
+            for lock, place, left in attempt.steps(bell):
                 await lock._acquire_async(place, bell, left)
             return attempt.won
         except Exception as error:
@@ -255,6 +258,7 @@ class _Attempt:
         self.lock, self.me = lock, me
         self.places: dict[Lock, Place] = {}
         self.timeout: Timeout = None
+        self.spent = 0.0  # seconds of it, for connecting
         self.lease: MultiLease | None = None
 
     @property
@@ -273,12 +277,20 @@ class _Attempt:
         if isinstance(error, AcquireTimeout) and self.timeout is not None:
             raise AcquireTimeout(error.name, self.timeout, error.holder, error.remaining) from error
 
-    def steps(self, bell: Ringing, timeout: Timeout | Default) -> Generator[Step, None, None]:
+    def connecting(self, timeout: Timeout | Default) -> Generator[tuple[Lock, Countdown], None, None]:
+        """What to connect first, and in how many seconds."""
+        self.timeout = self.lock.timeout if isinstance(timeout, Default) else check_timeout(timeout)
+        countdown = Countdown(self.timeout)
+        for lock in self.lock.locks:
+            if not lock._connected:
+                yield lock, countdown
+                self.spent = countdown.spent
+
+    def steps(self, bell: Ringing) -> Generator[Step, None, None]:
         """What to acquire next, by which place, and in how many seconds; until all are held at once."""
-        timeout = self.timeout = self.lock.timeout if isinstance(timeout, Default) else check_timeout(timeout)
-        order = self.lock._ordered()
+        timeout, order = self.timeout, self.lock._ordered()
         clock = order[0]._connect().clock
-        until = None if timeout is None else clock().wait + timeout
+        until = None if timeout is None else clock().wait + timeout - self.spent
         while True:
             for lock in order:
                 place = self.places[lock] = lock._place(bell, self.me)

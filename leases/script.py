@@ -40,15 +40,25 @@ def acquiring(
     *,
     here: bool,
     fences: Sequence[Seal] = (),
+    spent: float = 0.0,
 ) -> Generator[Wait, None, Tenure]:
     """Acquire: queue in this process, then seek the lock in the store, seal, and look at the clock.
+
+    Args:
+        hub: the store.
+        wish: what is to be had.
+        timeout: seconds in all; None for ever, 0 to wait for nobody.
+        ticket: rings who acquires.
+        here: whether who runs this talks to the store too.
+        fences: what is to be shown the token of a claim before it is reported.
+        spent: how many of the seconds are over already.
 
     Raises:
         AcquireTimeout: another holds it.
         CalledOff: the ticket was called off meanwhile.
         StoreError: the store refused, gave no answer at all in the time allowed, or was closed meanwhile.
     """
-    until = None if timeout is None else hub.clock().wait + timeout
+    until = None if timeout is None else hub.clock().wait + timeout - spent
     subject = begun(hub, wish) if hooks.listeners or logs.debugging() else None
     ticket.holder = wish.holder
     try:
@@ -58,7 +68,7 @@ def acquiring(
         tenure.subject = subject
         tenure.start()
         while True:
-            yield from _seek(tenure, timeout, until)
+            yield from _seek(tenure, timeout, until, spent)
             claim = (yield from sealing(tenure, fences)) if fences else None
             if tenure.confirm(claim):
                 return tenure
@@ -127,7 +137,9 @@ def _busy(hub: Hub, wish: Wish, timeout: float) -> LeasesError:
     return ahead.member.failure(timeout)
 
 
-def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generator[Wait, None, None]:
+def _seek(
+    tenure: Tenure, timeout: float | None, until: float | None, spent: float
+) -> Generator[Wait, None, None]:
     """Go on until a claim is committed, or it cannot be, or the time is over."""
     machine, clock = tenure.machine, tenure.hub.clock
     impatient = timeout is not None and timeout <= 0
@@ -144,7 +156,8 @@ def _seek(tenure: Tenure, timeout: float | None, until: float | None) -> Generat
         if ends is not None:
             now = clock().wait
             if now >= ends:
-                raise tenure.failure(timeout or 0.0, waited=2 * (now - began) >= (timeout or 0.0))
+                waited = 2 * (now - began) >= (timeout or 0.0) - spent
+                raise tenure.failure(timeout or 0.0, waited=waited)
             waits.append(ends - now)
         if tenure.has_work:
             continue

@@ -15,7 +15,7 @@ from leases import threads
 from leases.acquirable import Default
 from leases.choice import Choice, acquiring
 from leases.errors import ConfigurationError
-from leases.hub import Ticket
+from leases.hub import Countdown, Ticket
 from leases.identity import default_holder
 from leases.lease import Lease, OnLost, Semantics, Timeout, Word
 from leases.lock import Connected, Fence, Lock, Place, Ringing, check_fences, sealer
@@ -139,8 +139,14 @@ class Semaphore(Lock):
     def _acquire(self, place: Place, bell: threads.Bell, timeout: Timeout | Default) -> Lease:
         if self._manner is not None:
             self._manner.check_here(awaited=False)
-        choice, allowed = self._choice(place, timeout)
-        script = acquiring(choice, allowed, here=True, seals=self._seals_of)
+        allowed, spent = self._allowed(timeout), 0.0
+        if not self._connected:
+            countdown = Countdown(allowed)
+            self._connect()
+            countdown.check()
+            spent = countdown.spent
+        choice = self._choice(place)
+        script = acquiring(choice, allowed, here=True, seals=self._seals_of, spent=spent)
         return self._begin(place, threads.run(script, bell))
 
     async def _acquire_async(self, place: Place, bell: aio.Bell, timeout: Timeout | Default) -> Lease:
@@ -148,26 +154,28 @@ class Semaphore(Lock):
 
         if self._manner is not None:
             self._manner.check_here(awaited=True)
-        if self._hub is None:
-            await aio.in_thread(self._connect)
-        choice, allowed = self._choice(place, timeout)
-        script = acquiring(choice, allowed, here=False, seals=self._seals_of)
+        allowed, spent = self._allowed(timeout), 0.0
+        if not self._connected:
+            await aio.connect(self._connect, countdown := Countdown(allowed))
+            spent = countdown.spent
+        choice = self._choice(place)
+        script = acquiring(choice, allowed, here=False, seals=self._seals_of, spent=spent)
         return self._begin(place, await aio.run(script, bell))
 
     def _acquiring(self, place: Place, *, awaited: bool) -> Generator[Wait, None, Lease]:
         if self._manner is not None:
             self._manner.check_here(awaited=awaited)
-        if self._hub is None:
+        if not self._connected:
             yield self._connect
-        choice, _ = self._choice(place, None)
+        choice = self._choice(place)
         tenure = yield from acquiring(choice, None, here=False, seals=self._seals_of)
         return self._begin(place, tenure)
 
-    def _choice(self, place: Place, timeout: Timeout | Default) -> tuple[Choice, Timeout]:
+    def _choice(self, place: Place) -> Choice:
         assert isinstance(place, _Chosen)
-        hub, _, allowed = self._plan(place, timeout)
+        hub, _ = self._plan(place)
         place.choice = self.choice(hub, place.ticket)
-        return place.choice, allowed
+        return place.choice
 
     def _order(self, hub: Hub) -> list[int]:
         """What this process left free comes first; the others in any order, so that a herd spreads out."""

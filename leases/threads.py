@@ -47,9 +47,10 @@ def acquire(
     ticket: Ticket,
     bell: Bell,
     fences: Sequence[Seal] = (),
+    spent: float = 0.0,
 ) -> Tenure:
     """Acquire; the errors are those of `leases.script.acquiring`. The ticket rings the bell."""
-    return run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences), bell)
+    return run(acquiring(hub, wish, timeout, ticket, here=True, fences=fences, spent=spent), bell)
 
 
 def release(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from leases.errors import ConfigurationError, MalformedToken, NotCurrent, StaleToken, StoreError
 from leases.fencing.level import Level
 from leases.fencing.token import Token, check_seconds, of_lock
-from leases.hub import Hub, shared_hub
+from leases.hub import Countdown, Hub, shared_hub
 from leases.lease import Lease
 from leases.lock import Connected
 from leases.record import check_name
@@ -116,7 +116,7 @@ class Validator:
         """
         token = self._named(lease)
         if not self._known(token):
-            self._ask(token)
+            self._ask(token, Countdown(self.timeout))
         return token
 
     async def check_async(self, lease: Lease | Token, /) -> Token:
@@ -125,7 +125,12 @@ class Validator:
         if not self._known(token):
             import asyncio
 
-            await asyncio.to_thread(self._ask, token)
+            from leases import aio
+
+            countdown = Countdown(self.timeout)
+            if self._hub is None or self._hub.closed:
+                await aio.connect(self._connect, countdown)
+            await asyncio.to_thread(self._ask, token, countdown)
         return token
 
     # ---- inside ----------------------------------------------------------------------------------
@@ -146,10 +151,11 @@ class Validator:
             return False
         return self._connect().clock().hold < yes.until
 
-    def _ask(self, token: Token) -> None:
+    def _ask(self, token: Token, countdown: Countdown) -> None:
         hub = self._connect()
+        countdown.check()
         asked = hub.clock().hold
-        slot = hub.backend.read(self.name, self.timeout)
+        slot = hub.backend.read(self.name, self.timeout - countdown.spent)
         now = hub.clock().hold
         with self._guard():
             newest = self._newest = _newer(self._newest, slot, now)
