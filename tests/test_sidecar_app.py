@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.places import REAL, Place, _every
 from leases.clock import system_clock
-from leases_command import BEATING, Shop, alive, until
+from leases_command import BEATING, PATIENCE, Shop, alive, until
 from sidecars import Sidecar
 from stores import STORES, Site, sent
 
@@ -28,19 +31,30 @@ pytestmark = pytest.mark.waits
 
 
 class App:
-    """The script beside a sidecar, with a command that writes down when it is alive."""
+    """The script beside a sidecar, with a command that writes down when it is alive.
 
-    def __init__(self, shop: Shop, url: str, name: str) -> None:
+    Args:
+        shop: where it runs.
+        url: of its sidecar.
+        name: of its files.
+        habits: those of `BEATING`.
+        within: a command that runs the one that beats.
+    """
+
+    def __init__(
+        self, shop: Shop, url: str, name: str, habits: tuple[str, ...] = (), within: tuple[str, ...] = ()
+    ) -> None:
         self.beats_file = shop.folder / f"{name}.beats"
-        words = (str(SCRIPT), url, sys.executable, "-c", BEATING, str(self.beats_file))
+        words = (str(SCRIPT), url, *within, sys.executable, "-c", BEATING, str(self.beats_file), *habits)
         self._log = shop.folder / f"{name}.log"
         with self._log.open("w") as log:
             self.process = shop.start(*words, program=("sh",), stdout=log)
 
     def close(self) -> None:
         """End it with all that it has started, whatever state it is in."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for group in (self.process.pid, *{who for who, _ in self.beats()}):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(os.getpgid(group), signal.SIGKILL)
 
     def beats(self) -> list[tuple[int, float]]:
         """Process and instant of every beat of the command."""
@@ -59,7 +73,7 @@ class App:
         return [int(line.rpartition(" ")[2]) for line in lines if line.startswith("leads")]
 
 
-Apps = Callable[[Shop, str, str], App]
+Apps = Callable[..., App]
 
 
 @pytest.fixture
@@ -75,8 +89,8 @@ def apps() -> Iterator[Apps]:
     """Applications that end with the test."""
     made: list[App] = []
 
-    def app(shop: Shop, url: str, name: str) -> App:
-        made.append(App(shop, url, name))
+    def app(*args: Any) -> App:
+        made.append(App(*args))
         return made[-1]
 
     yield app
@@ -167,3 +181,92 @@ def test_a_sidecar_that_was_stopped_does_not_wake_as_a_leader(here: Shop) -> Non
     asking.join(30)
     assert first == [404]
     until(lambda: one.state()["name"] == "two")
+
+
+# A shell that ends when it is asked to, and leaves a child; and commands that do not listen.
+SHELL = ("sh", "-c", '"$@" & wait', "shell")
+on_commands = pytest.mark.parametrize(
+    ("habits", "within", "processes"),
+    [
+        ((), SHELL, 1),
+        (("stubborn",), (), 1),
+        (("stubborn", "forking"), SHELL, 2),
+    ],
+    ids=["child", "stubborn", "stubborn children"],
+)
+
+
+@on_commands
+def test_nothing_of_the_command_works_beside_its_successor(
+    here: Shop, apps: Apps, habits: tuple[str, ...], within: tuple[str, ...], processes: int
+) -> None:
+    """Not its children, and not what does not end when it is asked to."""
+    options = ("--ttl", "6", "--drain", "1")
+    one = Sidecar(here, "--id", "one", *options)
+    first = apps(here, one.url, "one", habits, within)
+    until(lambda: len({who for who, _ in first.beats()}) == processes)
+    two = Sidecar(here, "--id", "two", *options)
+    second = apps(here, two.url, "two")
+    until(lambda: two.state()["name"] == "one")
+    assert one.ask("/transfer?to=two", "POST").status == 200
+    until(second.works)
+    assert not first.works()
+    assert max(at for _, at in first.beats()) < min(at for _, at in second.beats())
+
+
+@on_commands
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_script_ends_with_all_of_the_command(
+    here: Shop, apps: Apps, number: int, habits: tuple[str, ...], within: tuple[str, ...], processes: int
+) -> None:
+    """Whoever stops it, and not its group, need not look for the rest."""
+    one = Sidecar(here)
+    app = apps(here, one.url, "one", habits, within)
+    until(lambda: len({who for who, _ in app.beats()}) == processes)
+    app.process.send_signal(number)
+    assert app.process.wait(PATIENCE) == 0
+    assert not app.works()
+
+
+def test_an_answer_counts_from_before_it_was_asked_for(here: Shop, apps: Apps) -> None:
+    """One that has been on its way for long is not believed for longer."""
+    delay, expires_in = 1.0, 2.0
+    answered: list[float] = []
+    over = threading.Event()
+
+    class Late(BaseHTTPRequestHandler):
+        """A sidecar that says once, and late, that it leads, and then nothing any more."""
+
+        def do_GET(self) -> None:
+            if answered:
+                over.wait(PATIENCE)
+                return
+            over.wait(delay)
+            answered.append(system_clock().hold)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"is_leader":true,"token":5,"expires_in":%.1f}' % expires_in)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base class
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Late) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        app = apps(here, f"http://127.0.0.1:{server.server_port}", "one")
+        until(app.works)
+        until(lambda: not app.works())
+        server.shutdown()
+        app.close()
+        over.set()
+    assert max(at for _, at in app.beats()) < answered[0] + expires_in - delay / 4
+
+
+def test_a_tool_that_is_missing_is_named(here: Shop, tmp_path: Path) -> None:
+    """Before anything is run."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "curl", "awk"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    words = (str(SCRIPT), "http://localhost:1", "true")
+    ended = here.run(*words, program=(str(tools / "sh"),), env={"PATH": str(tools)})
+    assert (ended.returncode, ended.stderr) == (69, "sidecar_app.sh needs setsid; install it\n")
