@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from leases.hub import Hub, shared_hub
 from leases.metrics import install
 from leases.sidecar import Candidate, app
 from leases_command import PATIENCE, until
-from sidecars import TTL, Beside, CutOff, Make, events, url_of
+from sidecars import TTL, Beside, CutOff, Make, connection, events, url_of
 from sidecars import calm as calm
 from sidecars import leader as leader
 from sidecars import left_by_others as left_by_others
@@ -72,6 +74,50 @@ def test_a_slash_too_many_makes_no_other_path(make: Make, leader: Beside, path: 
     """Else `curl -f …/leader/` would take every candidate for the leader."""
     assert make("two").ask(path).status == 404
     assert leader.ask(path).status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("GET http://host/leader", 200),
+        ("GET HTTPS://[::1]:80//leader/?x=http://y/", 200),
+        ("GET http://host", 200),
+        ("GET http://host/resign", 405),
+        ("HEAD http://[bad/leader", 200),
+        ("GET ?x=1", 200),
+        ("OPTIONS *", 405),
+        ("CONNECT host:443", 405),
+    ],
+)
+def test_a_target_may_be_more_or_less_than_a_path(calm: Beside, target: str, status: int) -> None:
+    """Who asks as one asks a proxy gets the same answer, and what names no path asks for `/`."""
+    seen, _, body = raw(calm, f"{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert seen.startswith(f"HTTP/1.1 {status} ")
+    assert "content-type: application/json" in seen
+    assert "cache-control: no-store" in seen
+    if target.startswith("GET"):
+        assert json.loads(body).get("is_leader", status == 405)
+
+
+def test_the_path_of_a_whole_url_is_that_of_a_standby_too(make: Make, leader: Beside) -> None:
+    """It is not one without a meaning, which is 200 on every replica."""
+    seen, _, _ = raw(make("two"), "GET http://host/leader HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert seen.startswith("HTTP/1.1 404 ")
+    assert "content-type: application/json" in seen
+
+
+def test_what_is_no_http_is_answered_by_the_server(calm: Beside) -> None:
+    """It never comes to us; a cache does not keep a 400 unasked."""
+    seen, _, _ = raw(calm, "GARBAGE\r\n\r\n")
+    assert seen.startswith("HTTP/1.1 400 ")
+    assert "content-type: text/plain" in seen
+
+
+def raw(sidecar: Beside, words: str) -> tuple[str, str, str]:
+    """What comes back for them until the connection is closed: the head, nothing, the body."""
+    with closing(connection(sidecar.url)) as line, line.makefile() as answer:
+        line.sendall(words.encode())
+        return answer.read().partition("\n\n")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ VALIDATIONS: Final = 16  # at a time: each may keep a thread for as long as the 
 _HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _READ: Final = ("GET", "HEAD")
 _SLASHES: Final = re.compile("/{2,}")
+_ORIGIN: Final = re.compile("[a-z][a-z0-9+.-]*://[^/]*", re.IGNORECASE)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -307,7 +308,8 @@ class Frame:
     """What is so for all paths: no slash too many counts in them, and no answer is kept by anybody.
 
     Else `//leader`, by who has joined a URL that ends in a slash to it, were a path without a meaning, and
-    200 on every replica.
+    200 on every replica. A target may also be a whole URL, of which its path is taken, or none that has a
+    path (`OPTIONS *`, `CONNECT`), which is `/`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -318,7 +320,8 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        root, path = scope.get("root_path", ""), _SLASHES.sub("/", scope["path"])
+        root = scope.get("root_path", "")
+        path = _SLASHES.sub("/", _path_of(scope["path"]))
         if path.endswith("/") and path.rstrip("/") != root.rstrip("/"):
             path = path.rstrip("/")
         scope = {**scope, "path": path}
@@ -329,6 +332,13 @@ class Frame:
             await send(message)
 
         await self._app(scope, receive, framed)
+
+
+def _path_of(target: str) -> str:
+    if target.startswith("/"):
+        return target
+    origin = _ORIGIN.match(target)
+    return (target[origin.end() :] if origin else "") or "/"
 
 
 async def _in_thread(ask: Callable[[], bool]) -> bool:
