@@ -395,6 +395,27 @@ def test_it_can_be_mounted(site: Site) -> None:
     asyncio.run(story())
 
 
+def test_who_ends_it_again_waits_for_the_same_end(site: Site) -> None:
+    """A server that ends the lifespan while its application resigns would else end the process first."""
+    registry = CollectorRegistry()
+    backend = site.backend()
+    inner = app(Candidate("job", store=url_of(backend), ttl=TTL, drain=0.2), registry=registry)
+
+    async def story() -> None:
+        async with inner.router.lifespan_context(inner):
+            while not backend.read("job", 1.0).held:
+                await asyncio.sleep(0.01)
+            closing = asyncio.create_task(inner.state.site.close())
+            while not inner.state.site.candidate.stopping:
+                await asyncio.sleep(0)
+        assert closing.done()
+        assert closing.result()
+        assert not backend.read("job", 1.0).held
+        install(registry).uninstall()
+
+    asyncio.run(story())
+
+
 # ---- what cannot work ------------------------------------------------------------------------------
 
 

@@ -6,8 +6,12 @@
 
     application = app(Candidate("scheduler", store="etcd://h1,h2/app"))
 
-The application's lifespan starts and stops the candidate, so the server has to run it. It needs
-``pip install "leases[sidecar]"``.
+The application's lifespan starts and stops the candidate, so the server has to run it. But a server ends the
+lifespan after its connections, and `/events` is open for as long as somebody reads it. In uvicorn a signal
+to end is seen before that; elsewhere await ``application.state.site.close()`` when your program is told to
+end, or give the server a time limit for its connections: ``uvicorn --timeout-graceful-shutdown 2``.
+
+It needs ``pip install "leases[sidecar]"``.
 """
 
 from __future__ import annotations

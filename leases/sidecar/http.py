@@ -30,6 +30,7 @@ from leases.metrics import install
 from leases.sidecar.access import Access
 from leases.sidecar.board import LISTENERS, Board, TooMany
 from leases.sidecar.events import EventStream, while_connected
+from leases.sidecar.host import told_to_end
 from leases.sidecar.queries import BadQuery, number, one, seconds
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Site:
         self._ready_leader_only = ready_leader_only
         self._validator = Validator(candidate.url, candidate.name, cache=validate_cache)
         self._validating = 0
+        self._closing: asyncio.Task[bool] | None = None
         self._stream = secrets.token_hex(4)
         self._registry = REGISTRY if registry is None else registry
         install(self._registry)
@@ -118,18 +120,30 @@ class Site:
         """Take part as long as the body lasts."""
         self.candidate.start()
         following = asyncio.create_task(self.board.follow())
+        watching = asyncio.create_task(self._end_with_server())
         try:
             yield
         finally:
+            watching.cancel()
             await self.close()
             await following
+
+    async def _end_with_server(self) -> None:
+        if await told_to_end():
+            await self.close()
 
     async def close(self) -> bool:
         """Stop taking part, tell it, and end all streams and waits; whether the store has confirmed it.
 
         A server waits for its connections before it ends the lifespan, and streams do not end by
-        themselves: who runs one of his own calls this first.
+        themselves: what is told to end calls this first. Who calls it again, as the lifespan does, waits
+        for the same end.
         """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        return await asyncio.shield(self._closing)
+
+    async def _close(self) -> bool:
         confirmed = await self.candidate.stop()
         self.board.close()
         self.candidate.close()
