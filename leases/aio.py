@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from leases.hub import Countdown, Hub, Ticket
-from leases.script import Seal, Wait, acquiring, releasing
+from leases.script import Seal, Wait, acquiring, connecting, releasing
 
 if TYPE_CHECKING:
     from leases.tenure import Tenure, Wish
@@ -61,26 +61,15 @@ async def release(tenure: Tenure, successor: str | None = None) -> None:
     await run(releasing(tenure, bell.ring, here=False, successor=successor), bell)
 
 
-async def in_thread(function: Callable[[], object], timeout: float | None = None) -> None:
-    """Call what may block, off the loop, and wait for it for so many seconds; then it goes on."""
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            await asyncio.to_thread(function)
-    except TimeoutError:
-        if not limit.expired():
-            raise
+async def in_thread(function: Callable[[], object]) -> None:
+    """Call what may block, off the loop."""
+    await asyncio.to_thread(function)
 
 
-async def connect(connecting: Callable[[], Hub], countdown: Countdown) -> None:
-    """Connect off the loop, in time. What takes longer goes on, and the next call has the store.
-
-    Raises:
-        StoreUnavailable: nothing is left of the seconds allowed.
-        LeasesError: what `connecting` raises.
-    """
-    await in_thread(connecting, countdown.left)
-    countdown.check()
+async def connect(url: str, countdown: Countdown) -> None:
+    """Connect in time; the errors are those of `leases.script.connecting`."""
+    bell = Bell()
+    await run(connecting(url, bell.ring, countdown), bell)
 
 
 async def run(script: Generator[Wait, None, T], bell: Bell) -> T:

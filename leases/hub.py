@@ -453,6 +453,8 @@ class Hub:
 _hubs: set[Hub] = set()
 _by_url: dict[str, Hub] = {}
 _hubs_mutex = threading.Lock()
+_turns: dict[str, threading.Lock] = {}  # of those who would connect to a URL
+_openings: dict[str, Opening] = {}
 
 
 def hubs() -> list[Hub]:
@@ -474,9 +476,70 @@ def shared_hub(url: str, use: Callable[[Hub], T]) -> T:
     scheme_of(url)
     with _hubs_mutex:
         hub = _by_url.get(url)
-        if hub is None or hub.closed:
-            hub = _by_url[url] = Hub(open_backend(url), url)
-        return use(hub)
+        if hub is not None and not hub.closed:
+            return use(hub)
+        turn = _turns.setdefault(url, threading.Lock())
+    with turn:  # One store that takes its time to connect holds up no other.
+        with _hubs_mutex:
+            hub = _by_url.get(url)
+            if hub is not None and not hub.closed:
+                return use(hub)
+        backend = open_backend(url)
+        with _hubs_mutex:
+            hub = _by_url[url] = Hub(backend, url)
+            return use(hub)
+
+
+class Opening:
+    """Connecting to the store of a URL in a thread of its own, for all who wait for it and may give up.
+
+    Attributes:
+        over: whether the store is connected, or cannot be.
+        error: why it cannot be.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.over = False
+        self.error: BaseException | None = None
+        self._url = url
+        self._bells: list[Callable[[], object]] = []
+
+    @classmethod
+    def of(cls, url: str, ring: Callable[[], object]) -> Opening:
+        """The one that goes on, or else a new one; it rings when it is over."""
+        with _hubs_mutex:
+            opening = _openings.get(url)
+            new = opening is None
+            if opening is None:
+                opening = _openings[url] = cls(url)
+            opening._bells.append(ring)
+        if new:
+            opening._start()
+        return opening
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="leases-connecting", daemon=True).start()
+        except RuntimeError:  # The interpreter is ending.
+            self._run()
+        except BaseException:
+            self._end()
+            raise
+
+    def _run(self) -> None:
+        try:
+            shared_hub(self._url, Hub.pin)
+        except BaseException as error:
+            self.error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        with _hubs_mutex:
+            if _openings.get(self._url) is self:
+                del _openings[self._url]
+        for ring in self._bells:
+            ring()
 
 
 class Countdown:
@@ -531,6 +594,8 @@ def check_least_ttl(hub: Hub, ttl: float) -> None:
 def _in_the_child() -> None:
     global _hubs_mutex
     _hubs_mutex = threading.Lock()
+    _turns.clear()
+    _openings.clear()
     renew_after_fork()
     for hub in _hubs:
         hub.fork()

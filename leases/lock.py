@@ -74,8 +74,8 @@ class Lock(Acquirable[Lease]):
     Args:
         name: what is locked; 1 to 256 bytes of printable UTF-8.
         ttl: seconds after which others may take the lock of a holder that died. Default 15.
-        timeout: seconds to wait in all, a store that cannot be reached included; None (default) waits for
-            ever, 0 does not wait.
+        timeout: seconds to wait in all, connecting and a store that cannot be reached included; None
+            (default) waits for ever, 0 for no other holder, though for the store to be connected.
         store: a URL or a connected store; default ``$LEASES_URL``, else the embedded store.
         holder: who holds it, for people; default ``host:pid``.
         metadata: what observers are to see; text to text.
@@ -258,6 +258,20 @@ class Lock(Acquirable[Lease]):
             self._hub = hub
         return self._hub
 
+    def _connect_in_time(self, countdown: Countdown) -> None:
+        """`_connect`, for no longer than there is time; then it goes on, and the next one has the store."""
+        if countdown.left is not None and (self._store is None or isinstance(self._store, str)):
+            threads.connect(store_url(self._store), countdown)
+        self._connect()
+
+    async def _connect_in_time_async(self, countdown: Countdown) -> None:
+        """The same, awaited."""
+        from leases import aio
+
+        if self._store is None or isinstance(self._store, str):
+            await aio.connect(store_url(self._store), countdown)
+        self._connect()
+
     def _place(self, bell: Ringing, me: object) -> Place:
         """Where an acquisition of a thread or task begins; the bell wakes it."""
         handle = None if isinstance(self._store, str) else self._store
@@ -271,9 +285,7 @@ class Lock(Acquirable[Lease]):
             return again
         allowed, spent = self._allowed(timeout), 0.0
         if not self._connected:
-            countdown = Countdown(allowed)
-            self._connect()
-            countdown.check()
+            self._connect_in_time(countdown := Countdown(allowed))
             spent = countdown.spent
         hub, wish = self._plan(place)
         return self._begin(
@@ -300,7 +312,7 @@ class Lock(Acquirable[Lease]):
             return again
         allowed, spent = self._allowed(timeout), 0.0
         if not self._connected:
-            await aio.connect(self._connect, countdown := Countdown(allowed))
+            await self._connect_in_time_async(countdown := Countdown(allowed))
             spent = countdown.spent
         hub, wish = self._plan(place)
         tenure = await aio.acquire(hub, wish, allowed, place.ticket, bell, self._seals(), spent)

@@ -190,8 +190,7 @@ class MultiLock(Acquirable[MultiLease]):
             self._manner.check_here(awaited=False)
         try:
             for lock, countdown in attempt.connecting(timeout):
-                lock._connect()
-                countdown.check()
+                lock._connect_in_time(countdown)
             bell = threads.Bell()
             for lock, place, left in attempt.steps(bell):
                 lock._acquire(place, bell, left)
@@ -210,7 +209,7 @@ class MultiLock(Acquirable[MultiLease]):
             self._manner.check_here(awaited=True)
         try:
             for lock, countdown in attempt.connecting(timeout):
-                await aio.connect(lock._connect, countdown)
+                await lock._connect_in_time_async(countdown)
             bell = aio.Bell()
             for lock, place, left in attempt.steps(bell):
                 await lock._acquire_async(place, bell, left)

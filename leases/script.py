@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from leases import logs
 from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
 from leases.hooks import Began, NotAcquired, Subject, hooks
+from leases.hub import Opening
 from leases.machine import Phase
 from leases.tenure import Grant, Tenure, Wish, nothing
 
 if TYPE_CHECKING:
-    from leases.hub import Hub, Ticket
+    from leases.hub import Countdown, Hub, Ticket
 
 Wait = float | None | Callable[[], object]
 Seal = Callable[[Tenure, int], None]  # shows a fence the token of a claim that is about to be reported
@@ -30,6 +31,21 @@ ASK_AGAIN = 1.0  # seconds after which a store that could not watch is asked aga
 
 class CalledOff(LeasesError):
     """Who waited for the lock was told to wait no more; nothing is left behind."""
+
+
+def connecting(url: str, ring: Callable[[], object], countdown: Countdown) -> Generator[Wait, None, None]:
+    """Connect to the store of a URL in time. What takes longer goes on, and the next one has it.
+
+    Raises:
+        StoreUnavailable: nothing is left of the seconds allowed.
+        LeasesError: what `shared_hub` raises.
+    """
+    opening = Opening.of(url, ring)
+    while not opening.over and countdown.left != 0:
+        yield countdown.left
+    if opening.error is not None:
+        raise opening.error
+    countdown.check()
 
 
 def acquiring(

@@ -141,9 +141,7 @@ class Semaphore(Lock):
             self._manner.check_here(awaited=False)
         allowed, spent = self._allowed(timeout), 0.0
         if not self._connected:
-            countdown = Countdown(allowed)
-            self._connect()
-            countdown.check()
+            self._connect_in_time(countdown := Countdown(allowed))
             spent = countdown.spent
         choice = self._choice(place)
         script = acquiring(choice, allowed, here=True, seals=self._seals_of, spent=spent)
@@ -156,7 +154,7 @@ class Semaphore(Lock):
             self._manner.check_here(awaited=True)
         allowed, spent = self._allowed(timeout), 0.0
         if not self._connected:
-            await aio.connect(self._connect, countdown := Countdown(allowed))
+            await self._connect_in_time_async(countdown := Countdown(allowed))
             spent = countdown.spent
         choice = self._choice(place)
         script = acquiring(choice, allowed, here=False, seals=self._seals_of, spent=spent)

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from leases.hub import Hub, Ticket
-from leases.script import Seal, Wait, acquiring, releasing
+from leases.hub import Countdown, Hub, Ticket
+from leases.script import Seal, Wait, acquiring, connecting, releasing
 
 if TYPE_CHECKING:
     from leases.tenure import Tenure, Wish
@@ -38,6 +38,12 @@ class Bell:
             self._lock.acquire()
         else:
             self._lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+
+
+def connect(url: str, countdown: Countdown) -> None:
+    """Connect in time; the errors are those of `leases.script.connecting`."""
+    bell = Bell()
+    run(connecting(url, bell.ring, countdown), bell)
 
 
 def acquire(

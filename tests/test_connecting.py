@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import pytest
 
 from hands import PATIENCE, Hands
-from leases import AcquireTimeout, Lock, MultiLock, Semaphore, Store, StoreUnavailable, hub
+from leases import AcquireTimeout, ConfigurationError, Lock, MultiLock, Semaphore, StoreUnavailable, hub
 from leases.contract import Slot
 from leases.fencing import Validator
 from leases.testing.clock import ManualClock
@@ -21,139 +19,170 @@ from stubborn import Stubborn, another_process, fresh_url, store_on, until
 ALLOWED, LEFT = 0.5, 0.1
 
 Connecting = Callable[[], object]
+Connect = Callable[[Connecting], str]
 
 
-def slow(kind: type[Any], store: Store, connecting: Connecting) -> type[Any]:
-    """The same, of a URL whose store is connected when `connecting` returns."""
-
-    class Slow(kind):  # type: ignore[misc]
-        _hub: Any
-
-        def _connect(self) -> Any:
-            if self._hub is None:
-                connecting()
-                self._hub = store.hub
-            return self._hub
-
-    return Slow
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """By which connecting is timed, and what comes after it."""
+    clock = ManualClock()
+    monkeypatch.setattr(hub, "system_clock", clock)
+    monkeypatch.setitem(hub.Hub.__init__.__kwdefaults__ or {}, "clock", clock)
+    return clock
 
 
-def lock(store: Store, connecting: Connecting) -> Any:
-    return slow(Lock, store, connecting)("job", store=fresh_url())
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Stubborn:
+    """What is there once it is connected."""
+    return Stubborn()
 
 
-def semaphore(store: Store, connecting: Connecting) -> Any:
-    return slow(Semaphore, store, connecting)("pool", 1, store=fresh_url())
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch, backend: Stubborn) -> Connect:
+    """A URL whose store is connected when a function returns."""
+    connecting = dict[str, Connecting]()
+
+    def opened(url: str) -> Stubborn:
+        connecting[url]()
+        return backend
+
+    def url(wait: Connecting) -> str:
+        connecting[made := fresh_url()] = wait
+        return made
+
+    monkeypatch.setattr(hub, "open_backend", opened)
+    return url
 
 
-def two_locks(store: Store, connecting: Connecting) -> Any:
-    return MultiLock(lock(store, connecting), Lock("other", store=store))
+def lock(url: str) -> Any:
+    return Lock("job", store=url)
+
+
+def semaphore(url: str) -> Any:
+    return Semaphore("pool", 1, store=url)
+
+
+def two_locks(url: str) -> Any:
+    return MultiLock("job", "other", store=url)
 
 
 every_kind = pytest.mark.parametrize("make", [lock, semaphore, two_locks])
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
-    """By which connecting is timed."""
-    clock = ManualClock()
-    monkeypatch.setattr(hub, "system_clock", clock)
-    return clock
-
-
 @every_kind
 def test_what_connecting_took_is_off_what_is_left(
-    make: Callable[[Store, Connecting], Any], hands: Hands, clock: ManualClock
+    make: Callable[[str], Any], hands: Hands, clock: ManualClock, backend: Stubborn, url: Connect
 ) -> None:
     """Who waits for another holder gives up when all is over; the error tells the seconds of all."""
-    store = store_on(clock=clock)
-    others = another_process(store)
+    others = another_process(store_on(backend, clock=clock))
     holders = [Lock("job", store=others).acquire(), Semaphore("pool", 1, store=others).acquire()]
-    wanted = make(store, lambda: clock.advance(ALLOWED - LEFT))
-    waiting = hands.hand().begin("acquire", wanted, ALLOWED)
-    until(lambda: waiting.done() or any(member.blocked for member in _members(store)))
+    mine = url(lambda: clock.advance(ALLOWED - LEFT))
+    waiting = hands.hand().begin("acquire", make(mine), ALLOWED)
+    until(lambda: waiting.done() or any(member.blocked for member in _members(mine)))
     clock.advance(LEFT)
     with pytest.raises(AcquireTimeout) as raised:
         waiting.result(PATIENCE)
     assert raised.value.timeout == ALLOWED and raised.value.holder == holders[0].holder
 
 
+def _members(url: str) -> list[Any]:
+    found = hub._by_url.get(url)
+    return [] if found is None else list(found.members)
+
+
 @every_kind
 def test_connecting_that_takes_all_is_no_other_holder(
-    make: Callable[[Store, Connecting], Any], hands: Hands, clock: ManualClock
+    make: Callable[[str], Any], hands: Hands, clock: ManualClock, backend: Stubborn, url: Connect
 ) -> None:
     """Nothing is sent to the store any more; the next one has it connected."""
-    backend = Stubborn()
-    wanted = make(store_on(backend), lambda: clock.advance(ALLOWED))
+    wanted = make(url(lambda: clock.advance(ALLOWED)))
     with pytest.raises(StoreUnavailable, match=r"took all of the 0\.5 s"):
         hands.hand()("acquire", wanted, ALLOWED)
     assert backend.calls == []
     hands.hand()("acquire", wanted, ALLOWED).release()
 
 
-def _members(store: Store) -> list[Any]:
-    return list(store.hub.members)
-
-
 @every_kind
 def test_who_does_not_wait_is_not_bounded_by_nothing(
-    make: Callable[[Store, Connecting], Any], hands: Hands, clock: ManualClock
+    make: Callable[[str], Any], hands: Hands, clock: ManualClock, url: Connect
 ) -> None:
     """A try, and whoever has for ever, connects and asks, however long it takes."""
-    store = store_on()
     for timeout in (0, None):
-        wanted = make(store, lambda: clock.advance(ALLOWED))
+        wanted = make(url(lambda: clock.advance(ALLOWED)))
         hands.hand()("acquire", wanted, timeout).release()
 
 
 @every_kind
-def test_no_task_waits_for_connecting_that_hangs(make: Callable[[Store, Connecting], Any]) -> None:
-    """It goes on, and the next one has what came of it."""
-    store, reached = store_on(), threading.Event()
-    wanted = make(store, reached.wait)
+def test_nobody_waits_for_connecting_that_hangs(
+    make: Callable[[str], Any], hands: Hands, url: Connect
+) -> None:
+    """It goes on, once for all who want the store, and holds up no other; the next one has it connected."""
+    reached, times = threading.Event(), list[str]()
 
-    async def run() -> None:
+    def hang() -> None:
+        times.append("once")
+        reached.wait()
+
+    mine = url(hang)
+    wanted = make(mine)
+    for again in (wanted, wanted, make(mine)):
         with pytest.raises(StoreUnavailable, match="connecting"):
-            await wanted.acquire_async(LEFT)
-        assert not reached.is_set()
-        reached.set()
-        await (await wanted.acquire_async(PATIENCE)).release_async()
+            hands.hand()("acquire", again, LEFT)
+    hands.hand()("acquire", make(url(lambda: None)), None).release()
+    assert not reached.is_set()
+    reached.set()
+    hands.hand()("acquire", wanted, PATIENCE).release()
+    assert times == ["once"]
 
-    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+@every_kind
+def test_what_is_wrong_is_told_as_it_was(make: Callable[[str], Any], hands: Hands, url: Connect) -> None:
+    """The error is that of the store, and the next one connects anew."""
+    wrong = [ConfigurationError("mend it")]
+
+    def connecting() -> None:
+        if wrong:
+            raise wrong.pop()
+
+    wanted = make(url(connecting))
+    with pytest.raises(ConfigurationError, match="mend it"):
+        hands.hand()("acquire", wanted, PATIENCE)
+    hands.hand()("acquire", wanted, PATIENCE).release()
 
 
-def test_a_validator_counts_in_the_same_way(clock: ManualClock) -> None:
+def valid(validator: Validator, *, awaited: bool) -> bool:
+    """Its answer to a token that nobody has, in one colour or the other."""
+    return asyncio.run(validator.valid_async("me", 1)) if awaited else validator.valid("me", 1)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_validator_counts_in_the_same_way(
+    awaited: bool, clock: ManualClock, backend: Stubborn, url: Connect
+) -> None:
     """The read has what is left; where nothing is, the store is not asked."""
-    backend = Stubborn()
-    allowed = list[float]()
-    read = backend.inner.read
+    allowed, read = list[float](), backend.inner.read
 
     def reading(name: str, timeout: float) -> Slot:
         allowed.append(timeout)
         return read(name, timeout)
 
     backend.inner.read = reading  # type: ignore[method-assign]
-    for awaited in (False, True):
-        for took in (ALLOWED - LEFT, ALLOWED):
-            made = slow(Validator, store_on(backend), partial(clock.advance, took))
-            validator: Any = made(fresh_url(), "job", timeout=ALLOWED)
-
-            with nullcontext() if took < ALLOWED else pytest.raises(StoreUnavailable, match="connecting"):
-                assert not (
-                    asyncio.run(validator.valid_async("me", 1)) if awaited else validator.valid("me", 1)
-                )
-    assert allowed == pytest.approx([LEFT, LEFT])
+    assert not valid(
+        Validator(url(lambda: clock.advance(ALLOWED - LEFT)), "job", timeout=ALLOWED), awaited=awaited
+    )
+    late = Validator(url(lambda: clock.advance(ALLOWED)), "job", timeout=ALLOWED)
+    with pytest.raises(StoreUnavailable, match="connecting"):
+        valid(late, awaited=awaited)
+    assert allowed == pytest.approx([LEFT])
 
 
-def test_nobody_waits_for_a_validator_that_hangs_connecting() -> None:
-    """As with a lock, a task goes on."""
+@pytest.mark.parametrize("awaited", [False, True])
+def test_nobody_waits_for_a_validator_that_hangs_connecting(awaited: bool, url: Connect) -> None:
+    """It is as with a lock."""
     reached = threading.Event()
-    validator = slow(Validator, store_on(), reached.wait)(fresh_url(), "job", timeout=LEFT)
-
-    async def run() -> None:
-        with pytest.raises(StoreUnavailable, match="connecting"):
-            await validator.valid_async("me", 1)
-        assert not reached.is_set()
-        reached.set()
-
-    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+    validator = Validator(url(reached.wait), "job", timeout=LEFT)
+    with pytest.raises(StoreUnavailable, match="connecting"):
+        valid(validator, awaited=awaited)
+    assert not reached.is_set()
+    reached.set()
+    until(lambda: not valid(validator, awaited=awaited))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import secrets
 import ssl
 import sys
@@ -18,9 +19,10 @@ from pathlib import Path
 import pytest
 from kubernetes.config import incluster_config
 
-from leases import connect
+from hands import Hands
+from leases import Lock, connect
 from leases.contract import Applied, Unknown, Verdict, absent
-from leases.errors import ConfigurationError, StoreDenied
+from leases.errors import ConfigurationError, StoreDenied, StoreUnavailable
 from leases.testing._probes import Hints, a_claim, applied, put
 from leases_backends import kubernetes as backend
 from leases_backends._kubernetes_answers import VERBS
@@ -240,6 +242,35 @@ def test_a_plugin_that_hangs_keeps_nobody_waiting_for_longer_than_allowed(
         outcome = store.swap(absent(name), a_claim(store, absent(name)), 0.5)
         assert isinstance(outcome, Unknown) and outcome.void
         until(lambda: isinstance(store.swap(absent(name), a_claim(store, absent(name)), TIMEOUT), Applied))
+
+
+def test_a_plugin_that_hangs_at_first_keeps_nobody_waiting_either(
+    kubernetes: KubernetesServer, namespace: str, tmp_path: Path, hands: Hands
+) -> None:
+    """Connecting goes on, and who comes later has what the plugin brings at last."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = tmp_path / "plugin.py"
+    script.write_text(
+        "import json\n"
+        f"open({str(gate)!r}).read()\n"
+        f"status = {{'token': {kubernetes.admin!r}}}\n"
+        "api = 'client.authentication.k8s.io/v1'\n"
+        "print(json.dumps({'apiVersion': api, 'kind': 'ExecCredential', 'status': status}))\n"
+    )
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": sys.executable,
+        "args": ["-S", str(script)],
+        "interactiveMode": "Never",
+    }
+    kubeconfig = kubernetes.kubeconfig(f"hanging-plugin-{hands.colour}", {"exec": plugin})
+    lock = Lock("job", store=kubernetes.url_of(namespace, kubeconfig))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="connecting to the store took all"):
+            hands.hand()("acquire", lock, 0.2)
+    gate.write_text("")  # Which waits for the plugin to read it.
+    hands.hand()("acquire", lock, TIMEOUT).release()
 
 
 # Configuration: whatever cannot work is said by `connect`.

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from leases import threads
 from leases.errors import ConfigurationError, MalformedToken, NotCurrent, StaleToken, StoreError
 from leases.fencing.level import Level
 from leases.fencing.token import Token, check_seconds, of_lock
@@ -128,8 +129,8 @@ class Validator:
             from leases import aio
 
             countdown = Countdown(self.timeout)
-            if self._hub is None or self._hub.closed:
-                await aio.connect(self._connect, countdown)
+            if (url := self._to_connect()) is not None:
+                await aio.connect(url, countdown)
             await asyncio.to_thread(self._ask, token, countdown)
         return token
 
@@ -152,8 +153,9 @@ class Validator:
         return self._connect().clock().hold < yes.until
 
     def _ask(self, token: Token, countdown: Countdown) -> None:
+        if (url := self._to_connect()) is not None:
+            threads.connect(url, countdown)
         hub = self._connect()
-        countdown.check()
         asked = hub.clock().hold
         slot = hub.backend.read(self.name, self.timeout - countdown.spent)
         now = hub.clock().hold
@@ -170,6 +172,12 @@ class Validator:
                 self._yes = _Yes(token.holder, token.number, min(asked + self.cache, ends))
         if why is not None:
             raise NotCurrent(self.name, token.number, why)
+
+    def _to_connect(self) -> str | None:
+        """The URL whose store is to be connected first."""
+        if (self._hub is not None and not self._hub.closed) or not isinstance(self._store, str | None):
+            return None
+        return store_url(self._store)
 
     def _connect(self) -> Hub:
         if self._store is not None and not isinstance(self._store, str):
