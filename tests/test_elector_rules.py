@@ -188,10 +188,10 @@ def test_renewed_while_it_says_yes(threads: Electorate) -> None:
 def test_who_was_stalled_makes_no_bid(threads: Electorate) -> None:
     """A preferred candidate that has lost it for want of progress leaves it to others for a ttl."""
     store, moves = store_on(), [True]
-    high = threads.candidate(store, ttl=0.6, holder="high", priority=9, renew_while=lambda: moves[0])
+    high = threads.candidate(store, ttl=1.5, holder="high", priority=9, renew_while=lambda: moves[0])
     high.run().leads()
     moves[0] = False
-    low = threads.candidate(another_process(store), ttl=0.6, holder="low", priority=1).run().leads()
+    low = threads.candidate(another_process(store), ttl=1.5, holder="low", priority=1).run().leads()
     moves[0] = True
     time.sleep(0.15)  # nothing is to happen
     assert low.elector.is_leader and not store.status("job/bid").held

@@ -270,7 +270,10 @@ def test_a_plugin_that_hangs_at_first_keeps_nobody_waiting_either(
         with pytest.raises(StoreUnavailable, match="connecting to the store took all"):
             hands.hand()("acquire", lock, 0.2)
     gate.write_text("")  # Which waits for the plugin to read it.
-    hands.hand()("acquire", lock, TIMEOUT).release()
+    try:
+        hands.hand()("acquire", lock, TIMEOUT).release()
+    finally:
+        lock._connect().close()  # Of a lock by URL it is kept to the end of the process.
 
 
 # Configuration: whatever cannot work is said by `connect`.
