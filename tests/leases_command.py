@@ -230,6 +230,7 @@ def children(process: int) -> list[int]:
     """The children of a process."""
     found: list[int] = []
     for task in os.listdir(f"/proc/{process}/task"):
-        with open(f"/proc/{process}/task/{task}/children", encoding="ascii") as file:
+        path = f"/proc/{process}/task/{task}/children"
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:  # A thread may have ended.
             found.extend(map(int, file.read().split()))
     return found

@@ -51,8 +51,8 @@ def all_rows(picture: str) -> list[str]:
 def endings(picture: str) -> set[str]:
     """What stands at the end, piece by piece, without what differs from run to run.
 
-    That is figures, how many rows of the report are to be seen, and where a prompt came between, and so where
-    a line was broken.
+    That is figures, how many rows of the report are to be seen, where a prompt came between, and so where a
+    line was broken; and whether the shell was quicker to say that it was killed, or its guardian to say so.
     """
     last = [group for group in ET.fromstring(picture).iter(f"{SVG}g") if group.get("class") == "z"]
     panels: dict[tuple[bool, bool], list[tuple[float, float, str]]] = {}
@@ -63,7 +63,7 @@ def endings(picture: str) -> set[str]:
     for parts in panels.values():
         shown = re.sub(r"[\s$]", "", "".join(text for _, _, text in sorted(parts)))
         shown = re.sub(r"[\d.:]+", "#", re.sub(r"app-\w{8}", "app", shown))
-        pieces |= set(re.split(r"(?:row#written,token#)+", shown)) - {""}
+        pieces |= set(re.split(r"(?:row#written,token#)+|Killed", shown)) - {""}
     return pieces
 
 
