@@ -187,26 +187,28 @@ def test_a_pod_uses_its_service_account(
         assert same.identity == again.identity and same.read(name, TIMEOUT).held
 
 
+def plugin_of(script: Path, source: str) -> dict[str, object]:
+    """What a kubeconfig says of a plugin: a program by which `status` comes to be what is handed out."""
+    answer = "{'apiVersion': 'client.authentication.k8s.io/v1', 'kind': 'ExecCredential', 'status': status}"
+    script.write_text(f"import json\n{source}print(json.dumps({answer}))\n")
+    return {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": sys.executable,
+        "args": ["-S", str(script)],
+        "interactiveMode": "Never",
+    }
+
+
 def test_a_plugin_brings_credentials(
     kubernetes: KubernetesServer, namespace: str, name: str, tmp_path: Path
 ) -> None:
     """It is run when they are needed, and again when they have expired, not with every call."""
     token, runs = tmp_path / "token", tmp_path / "runs"
     token.write_text("void")
-    script = tmp_path / "plugin.py"
-    script.write_text(
-        "import json, sys\n"
-        f"open({str(runs)!r}, 'a').write('x')\n"
-        f"status = {{'token': open({str(token)!r}).read()}}\n"
-        "api = 'client.authentication.k8s.io/v1'\n"
-        "print(json.dumps({'apiVersion': api, 'kind': 'ExecCredential', 'status': status}))\n"
+    plugin = plugin_of(
+        tmp_path / "plugin.py",
+        f"open({str(runs)!r}, 'a').write('x')\nstatus = {{'token': open({str(token)!r}).read()}}\n",
     )
-    plugin = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": sys.executable,
-        "args": ["-S", str(script)],
-        "interactiveMode": "Never",
-    }
     kubeconfig = kubernetes.kubeconfig("plugin", {"exec": plugin})
     with closing(backend.connect(kubernetes.url_of(namespace, kubeconfig))) as store:
         token.write_text(kubernetes.admin)
@@ -221,22 +223,14 @@ def test_a_plugin_that_hangs_keeps_nobody_waiting_for_longer_than_allowed(
 ) -> None:
     """The call is void after its timeout; what the plugin brings at last is used."""
     first = tmp_path / "first"
-    script = tmp_path / "plugin.py"
-    script.write_text(
-        "import json, os, sys, time\n"
+    plugin = plugin_of(
+        tmp_path / "plugin.py",
+        "import os, time\n"
         f"first = not os.path.exists({str(first)!r})\n"
         f"open({str(first)!r}, 'a').close()\n"
         "first or time.sleep(1.5)\n"
-        f"status = {{'token': 'void' if first else {kubernetes.admin!r}}}\n"
-        "api = 'client.authentication.k8s.io/v1'\n"
-        "print(json.dumps({'apiVersion': api, 'kind': 'ExecCredential', 'status': status}))\n"
+        f"status = {{'token': 'void' if first else {kubernetes.admin!r}}}\n",
     )
-    plugin = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": sys.executable,
-        "args": ["-S", str(script)],
-        "interactiveMode": "Never",
-    }
     kubeconfig = kubernetes.kubeconfig("slow-plugin", {"exec": plugin})
     with closing(backend.connect(kubernetes.url_of(namespace, kubeconfig))) as store:
         outcome = store.swap(absent(name), a_claim(store, absent(name)), 0.5)
@@ -250,20 +244,9 @@ def test_a_plugin_that_hangs_at_first_keeps_nobody_waiting_either(
     """Connecting goes on, and who comes later has what the plugin brings at last."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    script = tmp_path / "plugin.py"
-    script.write_text(
-        "import json\n"
-        f"open({str(gate)!r}).read()\n"
-        f"status = {{'token': {kubernetes.admin!r}}}\n"
-        "api = 'client.authentication.k8s.io/v1'\n"
-        "print(json.dumps({'apiVersion': api, 'kind': 'ExecCredential', 'status': status}))\n"
+    plugin = plugin_of(
+        tmp_path / "plugin.py", f"open({str(gate)!r}).read()\nstatus = {{'token': {kubernetes.admin!r}}}\n"
     )
-    plugin = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": sys.executable,
-        "args": ["-S", str(script)],
-        "interactiveMode": "Never",
-    }
     kubeconfig = kubernetes.kubeconfig(f"hanging-plugin-{hands.colour}", {"exec": plugin})
     lock = Lock("job", store=kubernetes.url_of(namespace, kubeconfig))
     for _ in range(2):

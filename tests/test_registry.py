@@ -77,32 +77,39 @@ def test_not_even_text(url: object) -> None:
         registry.scheme_of(url)  # type: ignore[arg-type]
 
 
-def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the library of one of our schemes is not installed, the error says what to install."""
-    (tmp_path / "backend_of_ours.py").write_text("import library_that_is_not_there\n")
+ANEW = 'install it anew with: pip install --upgrade --force-reinstall "leases[etcd]"'
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (
+            "import library_that_is_not_there",
+            'needs the package library_that_is_not_there; install it with: pip install "leases[etcd]"',
+        ),
+        (
+            "raise ImportError('libx.so:\\n wrong ELF class')",
+            f"needs a package that cannot be loaded: libx.so: wrong ELF class; {ANEW}",
+        ),
+        (
+            "import json; json.later",
+            f"needs a package that cannot be loaded: module 'json' has no attribute 'later'; {ANEW}",
+        ),
+    ],
+    ids=["missing", "of another system", "too old"],
+)
+def test_library_that_does_not_serve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, told: str
+) -> None:
+    """Where the library of one of our schemes cannot be had, one line says what to install."""
+    (tmp_path / "backend_of_ours.py").write_text(source + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(registry.OURS, "etcd", "backend_of_ours:connect")
     monkeypatch.setitem(registry.EXTRAS, "etcd", "etcd")
     with pytest.raises(ConfigurationError) as raised:
         registry.open_backend("etcd://h")
-    assert str(raised.value) == (
-        '"etcd:" needs the package library_that_is_not_there; install it with: pip install "leases[etcd]"'
-    )
-    assert isinstance(raised.value.__cause__, ModuleNotFoundError)
-
-
-def test_broken_library_is_to_be_installed_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One that is there and cannot be loaded, as one built for another system, is told in one line too."""
-    (tmp_path / "backend_of_ours.py").write_text("raise ImportError('libx.so:\\n wrong ELF class')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(registry.OURS, "etcd", "backend_of_ours:connect")
-    monkeypatch.setitem(registry.EXTRAS, "etcd", "etcd")
-    with pytest.raises(ConfigurationError) as raised:
-        registry.open_backend("etcd://h")
-    assert str(raised.value) == (
-        '"etcd:" needs a package that cannot be loaded: libx.so: wrong ELF class; '
-        'install it anew with: pip install --upgrade --force-reinstall "leases[etcd]"'
-    )
+    assert str(raised.value) == f'"etcd:" {told}'
+    assert raised.value.__cause__ is not None
 
 
 def test_missing_module_of_our_own_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
