@@ -67,7 +67,8 @@ class Journal:
             with self.file.open("rb") as file:
                 file.seek(self._read)
                 text = file.read()
-            self._read += len(text)  # A line is one write: there are whole lines only.
+            text = text[: text.rfind(b"\n") + 1]  # A line is one write, which may be seen half done.
+            self._read += len(text)
             self.lines += [_line(line) for line in text.splitlines()]
         return self.lines
 
