@@ -13,7 +13,7 @@ import pytest
 
 from leases import Lock, MultiLock, Semaphore, Store
 from stubborn import another_process, leftovers, memory, store_on, until
-from test_interrupts import TTL, CtrlC, everywhere
+from test_interrupts import PATIENCE, TTL, CtrlC, everywhere
 
 # As in the sweep over a lock alone.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -92,4 +92,4 @@ def probe(store: Store, ctrl_c: CtrlC) -> None:
 
 
 def _acquire(store: Store, name: str) -> None:
-    Lock(name, store=store, ttl=TTL, timeout=4 * TTL).acquire().release()
+    Lock(name, store=store, ttl=TTL, timeout=PATIENCE).acquire().release()

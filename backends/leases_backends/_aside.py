@@ -35,8 +35,8 @@ class Aside:
 
     def call(self, step: Callable[[], T]) -> T:
         """What `step` returns or raises; called right here in another thread, and once all ends."""
-        mine = threading.current_thread() is not threading.main_thread()
-        if mine or self._closed or sys.is_finalizing():  # Then no other thread runs any more.
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        if elsewhere or self._closed or sys.is_finalizing():  # Then no other thread runs any more.
             return step()
         errand = _Errand(step)
         try:

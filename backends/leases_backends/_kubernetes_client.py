@@ -92,6 +92,9 @@ class Client:
     def __init__(self, where: Source) -> None:
         self._where = where
         self.access: Access = load(where)
+        self._begin()
+
+    def _begin(self) -> None:
         self._pool = _pool(self.access)
         self._renewal: _Renewal | None = None
         self._mutex = threading.Lock()
@@ -152,9 +155,7 @@ class Client:
 
     def forked(self) -> None:
         """In the child of a fork: new connections, and not a word on those of the parent."""
-        self._pool = _pool(self.access)
-        self._mutex, self._renewal, self._room = threading.Lock(), None, _room()
-        self._aside = Aside("kubernetes")
+        self._begin()
 
     def _send(self, method: str, path: str, timeout: float, body: object) -> _Sent:
         """Send a request once there is room for it: a crowd of threads is not to be one of connections."""
