@@ -56,8 +56,8 @@ servers: venv  ## get the servers of the tests: built once, some ten minutes on 
 	@PYTHONPATH=tests $(BIN)/python -m shells
 
 test: check servers  ## the checks, the whole suite, and its quick part on every other Python found here
-	$(BIN)/python -m pytest -m "not slow" $(THREE) $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python tests/again.py -m "not slow" $(THREE) $(PYTEST_ARGS)
+	$(BIN)/python tests/again.py -m slow $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory -j 2 $(SORTED) others
 
 test-versions: venv  ## what asks for a server, against the oldest versions that we support
@@ -82,8 +82,8 @@ python-%:
 
 .PHONY: quick
 quick: $(VENV)-$(VERSION)/.installed
-	LEASES_QUICK=1 $(VENV)-$(VERSION)/bin/python -m pytest -m "not (slow or waits or logic or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
-	$(if $(filter $(NEWEST),$(VERSION)),$(VENV)-$(VERSION)/bin/python -m pytest $(CONFORMANCE) -n 2 --dist loadgroup -p no:cacheprovider $(PYTEST_ARGS))
+	LEASES_QUICK=1 $(VENV)-$(VERSION)/bin/python tests/again.py -m "not (slow or waits or logic or $(ON_SERVERS))" $(TWO) -p no:cacheprovider $(PYTEST_ARGS)
+	$(if $(filter $(NEWEST),$(VERSION)),$(VENV)-$(VERSION)/bin/python tests/again.py $(CONFORMANCE) -n 2 --dist loadgroup -p no:cacheprovider $(PYTEST_ARGS))
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml .ci/venv
 	sh .ci/venv "$(PYTHON)" $(VENV)-$(VERSION) suite

@@ -98,6 +98,7 @@ def cages() -> set[str]:
 # ---- leases fails --------------------------------------------------------------------------------
 
 
+@pytest.mark.safety
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP] * ROUNDS)
 def test_nobody_outlives_the_lease(forest: Forest, number: int) -> None:

@@ -73,6 +73,7 @@ class Contest:
         assert self.keeper("beat") == {"stands": {KEPT: [True, self.token]}}
 
 
+@pytest.mark.safety
 @pytest.mark.slow
 @pytest.mark.parametrize("store", CLUSTERS)
 def test_members_die_and_restart_under_twenty_clients(store: str, tmp_path: Path) -> None:
@@ -105,6 +106,7 @@ def thaw_all(nodes: list[Node]) -> None:
         node.thaw()
 
 
+@pytest.mark.safety
 @pytest.mark.waits
 @pytest.mark.parametrize("store", CLUSTERS)
 def test_member_without_a_quorum_keeps_nobody_in_office(store: str) -> None:

@@ -119,6 +119,7 @@ class Pair:
         return self.cut(number, PATIENT, cut, self.link.heal)
 
 
+@pytest.mark.safety
 @every_place
 def test_the_holders_own_signal_comes_before_the_successor_starts(place: Place) -> None:
     """S3, S4, S13, S24: frozen server, one direction silent or both, late answers: lost is told first."""

@@ -34,6 +34,7 @@ def held(election: Election, blows: int) -> None:
     election.end()
 
 
+@pytest.mark.safety
 @pytest.mark.waits
 @pytest.mark.timeout(1800 if os.environ.get("LEASES_LONG") else 180)
 @every_shared_store

@@ -191,6 +191,7 @@ FAULTS: Final = (
 )
 
 
+@pytest.mark.safety
 @pytest.mark.timeout(900 if ROUNDS > 1 else 120)
 @every_place
 def test_never_two_lead_whenever_the_link_breaks(place: Place, tmp_path: Path) -> None:

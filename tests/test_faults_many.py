@@ -22,6 +22,7 @@ MOST_CONNECTIONS = 20
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 if LONG else 150)]
 
 
+@pytest.mark.safety
 @every_place
 def test_many_names_with_many_contenders(place: Place, tmp_path: Path) -> None:
     """Each of them enters each name, never two at once, on as many connections as for one name."""

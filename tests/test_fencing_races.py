@@ -141,6 +141,7 @@ def test_a_check_that_is_rolled_back_was_none(
     assert database.written() == [1, 2]
 
 
+@pytest.mark.safety
 @pytest.mark.waits
 @every_level
 @pytest.mark.parametrize("check_first", [True, False], ids=["check first", "write first"])

@@ -54,6 +54,7 @@ for thread in crew:
 """
 
 
+@pytest.mark.safety
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @every_shared_store

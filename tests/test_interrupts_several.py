@@ -13,7 +13,7 @@ import pytest
 
 from leases import Lock, MultiLock, Semaphore, Store
 from stubborn import another_process, leftovers, memory, store_on, until
-from test_interrupts import PATIENCE, TTL, CtrlC, everywhere
+from test_interrupts import AMPLE, PATIENCE, TTL, CtrlC, everywhere
 
 # As in the sweep over a lock alone.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -34,7 +34,7 @@ def slot(store: Store, ctrl_c: CtrlC) -> None:
 def freed_slot(store: Store, ctrl_c: CtrlC) -> None:
     """A body of a semaphore whose slots are all taken when it is wanted."""
     theirs = another_process(store)
-    others = [Semaphore("pool", 2, store=theirs, ttl=TTL).acquire() for _ in range(2)]
+    others = [Semaphore("pool", 2, store=theirs, ttl=AMPLE).acquire() for _ in range(2)]
 
     def release() -> None:
         until(lambda: len(_members(store)) == 2 or ctrl_c.where)

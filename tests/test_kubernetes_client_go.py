@@ -201,6 +201,7 @@ def resigning(dice: random.Random, longest: float) -> list[str]:
     return [f"--tenure={dice.uniform(0.1, longest):.2f}s", *release]
 
 
+@pytest.mark.safety
 @pytest.mark.timeout(FIGHT_S + 120.0)
 def test_an_elector_of_client_go_and_ours_never_lead_at_once(
     kubernetes: KubernetesServer, ring: Ring
@@ -233,6 +234,7 @@ def test_an_elector_of_client_go_and_ours_never_lead_at_once(
     assert [after for _, _, after in transitions] == [before + 1 for _, before, _ in transitions]
 
 
+@pytest.mark.safety
 def test_an_elector_that_hangs_in_its_release_is_waited_for(kubernetes: KubernetesServer, ring: Ring) -> None:
     """Cut off, with ReleaseOnCancel, it leads on past its own lease; ours wait twice as long."""
     with (

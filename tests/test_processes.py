@@ -223,6 +223,7 @@ def stands(shop: Shop, heir: Worker, before: Claim) -> None:
 # ---- the holder dies, stops, starves -----------------------------------------------------------------
 
 
+@pytest.mark.safety
 def test_killed_holder_is_succeeded_when_its_record_ends(shop: Shop) -> None:
     """After kill -9 the next takes over once the last record has had its ttl, with a higher token."""
     holder = shop.start("first", HOLD)
@@ -237,6 +238,7 @@ def test_killed_holder_is_succeeded_when_its_record_ends(shop: Shop) -> None:
     stands(shop, heir, shop.record())
 
 
+@pytest.mark.safety
 def test_stopped_holder_believes_nothing_when_it_wakes(shop: Shop) -> None:
     """S6, S1: no look after SIGCONT says held, and the late release leaves the successor's record alone."""
     holder = shop.start("first", LOOK)
@@ -255,6 +257,7 @@ def test_stopped_holder_believes_nothing_when_it_wakes(shop: Shop) -> None:
     stands(shop, heir, before)
 
 
+@pytest.mark.safety
 def test_starved_holder_believes_nothing_afterwards(shop: Shop) -> None:
     """S6: a thread that keeps the GIL past the ttl stops the renewals: held is False, and a successor came
     only after the ttl."""
@@ -301,6 +304,7 @@ def test_same_name_does_not_share_the_lock(shop: Shop) -> None:
     assert second.hear()["token"] > token
 
 
+@pytest.mark.safety
 def test_same_name_takes_turns(shop: Shop) -> None:
     """S43, S60: two processes of the same holder name are never in at once, and every turn has its token."""
     pair = [shop.start("me", TURNS) for _ in range(2)]

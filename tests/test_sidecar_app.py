@@ -98,6 +98,7 @@ def apps() -> Iterator[Apps]:
         one.close()
 
 
+@pytest.mark.safety
 @on_places
 def test_the_application_follows_its_sidecar_through_everything(place: Place, shop: Shop, apps: Apps) -> None:
     """Start, elected, cut off from the store, stepped down before the ttl, healed, resigned."""
@@ -150,6 +151,7 @@ def here(tmp_path: Path) -> Iterator[Shop]:
     made.close()
 
 
+@pytest.mark.safety
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_sidecar_that_hangs_or_is_gone_stops_the_application(
     here: Shop, apps: Apps, number: signal.Signals
@@ -196,6 +198,7 @@ on_commands = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.safety
 @on_commands
 def test_nothing_of_the_command_works_beside_its_successor(
     here: Shop, apps: Apps, habits: tuple[str, ...], within: tuple[str, ...], processes: int

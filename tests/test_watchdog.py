@@ -88,6 +88,7 @@ def check_in_time(gone: float, last: float, stop_within: float = 0.0) -> None:
 # ---- gone before the ttl has passed --------------------------------------------------------------
 
 
+@pytest.mark.safety
 @pytest.mark.waits
 @linux
 @on_sqlite
@@ -102,6 +103,7 @@ def test_stopped_process_is_killed(site: Site, work: str, guardian: bool) -> Non
     check_in_time(gone, was_sent(site))
 
 
+@pytest.mark.safety
 @pytest.mark.waits
 @linux
 @on_sqlite
