@@ -225,7 +225,8 @@ def test_without_a_command(shop: Shop, number: int) -> None:
 @every_shared_store
 def test_without_a_command_and_lost(shop: Shop) -> None:
     """A lease that is lost ends it, with the code for that."""
-    process = shop.hold("--ttl", "1", "--lost-exit-code", "7")
+    process = shop.start("hold", "job", "--lost-exit-code", "7")
+    assert process.stdout is not None and process.stdout.readline()
     shop.supersede(ttl=30)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 7
