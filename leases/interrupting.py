@@ -9,6 +9,7 @@ has the signal back when the last such lease has ended.
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Callable
@@ -28,11 +29,15 @@ _LONGEST_WAIT: Final = 1.0
 # Where a body of ours ends: an error in there would be no longer the body's, and the next try comes soon.
 _ENDS: Final = frozenset({"__exit__", "abandon", "leave", "release", "undo", "withdraw"})
 # Where errors of a store are caught, and ours would be taken for one: there, too, the next try comes soon.
+# So it does in our own handler, which the next signal may strike while it is about to raise.
 _INSIDE: Final = (
+    "leases.interrupting",
     "leases.hub", "leases.keeper", "leases.machine", "leases.script", "leases.tenure",
     # Where an elector has no work under way: the next try finds it in the work, or that it has none.
     "leases.campaign", "leases.herald", "leases.progress", "leases.reign", "leases.rivals",
 )  # fmt: skip
+# What comes out of what these have called when an object is gone, Python only prints.
+_DEAF: Final = frozenset({"_weakrefset", "weakref"})
 _AROUND_WORK: Final = "leases.contest"  # is on the stack of all the work of electors
 
 
@@ -177,7 +182,12 @@ def _signal() -> int:
 
 
 def _may_raise(frame: FrameType | None) -> bool:
-    """Whether an error from there is the body's: no body of ours ends there, and no store is talked to."""
+    """Whether an error from there is the body's: no body of ours ends there, and no store is talked to.
+
+    Nor would it come out of a destructor, of what the garbage collector calls, or of the end of a weak
+    reference: Python prints what is raised there. A callback of somebody's own is not known for one.
+    """
+    collectors = [getattr(callback, "__code__", None) for callback in gc.callbacks]
     if frame is not None and frame.f_globals.get("__name__") == _AROUND_WORK:
         return False
     while frame is not None:
@@ -185,6 +195,8 @@ def _may_raise(frame: FrameType | None) -> bool:
         if module.startswith("leases.") and frame.f_code.co_name in _ENDS:
             return False
         if module in _INSIDE or isinstance(frame.f_locals.get("self"), Backend):
+            return False
+        if module in _DEAF or frame.f_code.co_name == "__del__" or frame.f_code in collectors:
             return False
         frame = frame.f_back
     return True

@@ -82,7 +82,7 @@ def test_of_several_the_highest_leads_in_the_end(electorate: Electorate) -> None
     store = store_on()
     makes = [(f"p{priority}", priority) for priority in (3, 1, 7, 5)]
     candidates = {
-        name: electorate.candidate(another_process(store), ttl=1.0, holder=name, priority=priority).run()
+        name: electorate.candidate(another_process(store), ttl=TTL, holder=name, priority=priority).run()
         for name, priority in makes
     }
     candidates["p7"].leads()
@@ -93,9 +93,9 @@ def test_of_several_the_highest_leads_in_the_end(electorate: Electorate) -> None
 def test_a_preferred_candidate_gets_it_back(electorate: Electorate) -> None:
     """When it has resigned, the next leads, and hands it back."""
     store = store_on()
-    high = electorate.candidate(store, ttl=1.0, holder="high", priority=9).run().leads()
+    high = electorate.candidate(store, ttl=TTL, holder="high", priority=9).run().leads()
     elsewhere = another_process(store)
-    low = electorate.candidate(elsewhere, ttl=1.0, holder="low", priority=1).run()
+    low = electorate.candidate(elsewhere, ttl=TTL, holder="low", priority=1).run()
     until(lambda: stands_by(elsewhere))
     assert high("resign")
     until(lambda: len(high.works) == 2)
@@ -105,9 +105,9 @@ def test_a_preferred_candidate_gets_it_back(electorate: Electorate) -> None:
 def test_equal_priorities_change_nothing(electorate: Electorate) -> None:
     """Nor does one that is lower, or none."""
     store = store_on()
-    one = electorate.candidate(store, ttl=1.0, holder="one", priority=5).run().leads()
+    one = electorate.candidate(store, ttl=TTL, holder="one", priority=5).run().leads()
     for name, priority in (("two", 5), ("three", 4), ("four", None)):
-        electorate.candidate(another_process(store), ttl=1.0, holder=name, priority=priority).run()
+        electorate.candidate(another_process(store), ttl=TTL, holder=name, priority=priority).run()
     time.sleep(0.5)  # nothing is to happen
     assert one.elector.is_leader and len(one.works) == 1
     assert [status.name for status in store.list()] == ["job"]
@@ -116,8 +116,8 @@ def test_equal_priorities_change_nothing(electorate: Electorate) -> None:
 def test_a_leader_without_priority_is_left_alone(electorate: Electorate) -> None:
     """Nobody bids against it, and it looks for no bids."""
     store = store_on()
-    one = electorate.candidate(store, ttl=1.0, holder="one").run().leads()
-    electorate.candidate(another_process(store), ttl=1.0, holder="two", priority=9).run()
+    one = electorate.candidate(store, ttl=TTL, holder="one").run().leads()
+    electorate.candidate(another_process(store), ttl=TTL, holder="two", priority=9).run()
     time.sleep(0.3)  # nothing is to happen
     assert one.elector.is_leader and [status.name for status in store.list()] == ["job"]
 
@@ -128,7 +128,7 @@ def test_the_bid_of_the_dead_moves_nobody(threads: Electorate) -> None:
     dead = another_process(store)
     Lock("job/bid", store=dead, ttl=0.5, holder="dead", metadata={"leases.priority": "9"}).acquire()
     dead._hub.close()
-    one = threads.candidate(store, ttl=1.0, holder="one", priority=1).run().leads()
+    one = threads.candidate(store, ttl=TTL, holder="one", priority=1).run().leads()
     time.sleep(0.7)  # until it has outlived its ttl
     assert one.elector.is_leader and len(one.works) == 1
 
@@ -139,7 +139,7 @@ def test_the_bid_of_the_living_moves_the_leader(threads: Electorate, stated: str
     store = store_on(memory("etcd"))
     shown = {"leases.priority": stated}
     bid = Lock("job/bid", store=another_process(store), ttl=0.6, holder="bidder", metadata=shown).acquire()
-    one = threads.candidate(store, ttl=1.0, holder="one", priority=1).run().leads()
+    one = threads.candidate(store, ttl=TTL, holder="one", priority=1).run().leads()
     if moves:
         until(lambda: one.heard("lost") == ["released"])
         assert store.status("job").successor == "bidder"
@@ -191,7 +191,7 @@ def test_who_was_stalled_makes_no_bid(threads: Electorate) -> None:
     high = threads.candidate(store, ttl=1.5, holder="high", priority=9, renew_while=lambda: moves[0])
     high.run().leads()
     moves[0] = False
-    low = threads.candidate(another_process(store), ttl=1.5, holder="low", priority=1).run().leads()
+    low = threads.candidate(another_process(store), ttl=TTL, holder="low", priority=1).run().leads()
     moves[0] = True
     time.sleep(0.15)  # nothing is to happen
     assert low.elector.is_leader and not store.status("job/bid").held

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import random
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -112,6 +114,83 @@ def test_main_thread_is_interrupted(work: Callable[[Lose], None]) -> None:
             work(lambda: threading.Timer(0.02, lose, (store, "job")).start())
         assert raised.value.name == "job"
         assert time.monotonic() - began < 10
+
+
+class Destroyed:
+    """Does something when it is destroyed."""
+
+    def __init__(self, does: Callable[[], None]) -> None:
+        self._does = does
+
+    def __del__(self) -> None:
+        self._does()
+
+
+def in_a_destructor(does: Callable[[], None]) -> None:
+    Destroyed(does)
+
+
+def as_garbage_is_collected(does: Callable[[], None]) -> None:
+    def callback(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            does()
+
+    gc.callbacks.append(callback)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+
+
+def as_a_reference_ends(does: Callable[[], None]) -> None:
+    class Loud(set[Any]):
+        def discard(self, element: Any) -> None:
+            does()
+
+    found = weakref.WeakSet[Any]()
+    found.data = Loud()  # type: ignore[attr-defined] # It is Python's own, and calls this when one ends.
+    found.add(Destroyed(lambda: None))
+
+
+@pytest.mark.parametrize(
+    "deaf",
+    [in_a_destructor, as_garbage_is_collected, as_a_reference_ends],
+    ids=lambda deaf: deaf.__name__,
+)
+def test_what_swallows_every_error_is_not_struck(deaf: Callable[[Callable[[], None]], None]) -> None:
+    """Python prints what is raised in there, and goes on: it is raised as soon as the body is back."""
+    with store_on() as store, pytest.raises(LeaseLost), lock_on(store) as lease:
+
+        def loses() -> None:
+            stopper = interrupt_of(lease)
+            stopper.loss = _loss()
+            signal.raise_signal(signal.SIGURG)
+            start(stopper._knock)
+
+        deaf(loses)
+        time.sleep(30)
+        raise AssertionError("nothing came")
+
+
+def test_handler_that_is_struck_raises_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next signal comes while it is about to raise: it is the first that raises, and not in there."""
+    inner: list[BaseException] = []
+    loss = _loss()
+    with store_on() as store, pytest.raises(LeaseLost) as raised, lock_on(store) as lease:
+        stopper = interrupt_of(lease)
+        end = stopper.end
+
+        def struck() -> None:
+            try:
+                signal.raise_signal(signal.SIGURG)
+            except LeaseLost as error:
+                inner.append(error)
+            end()
+
+        monkeypatch.setattr(stopper, "end", struck)
+        stopper.loss = loss
+        signal.raise_signal(signal.SIGURG)
+    assert raised.value is loss and inner == []
 
 
 def test_it_comes_before_the_deadline() -> None:

@@ -57,9 +57,16 @@ class Replica:
     """A sidecar that runs, where it is told to, or on a port that was free."""
 
     def __init__(
-        self, shop: Shop, holder: str, *, url: str | None = None, lock: str = "job", http: str = "127.0.0.1:0"
+        self,
+        shop: Shop,
+        holder: str,
+        *,
+        url: str | None = None,
+        lock: str = "job",
+        http: str = "127.0.0.1:0",
+        ttl: float = TTL,
     ) -> None:
-        words = ("--http", http, "--ttl", str(TTL), "--holder", holder, "--backend", url or shop.url)
+        words = ("--http", http, "--ttl", str(ttl), "--holder", holder, "--backend", url or shop.url)
         self.process: subprocess.Popen[str] = shop.start("elector", lock, *words)
         assert self.process.stderr is not None
         told = self.process.stderr.readline()
@@ -230,7 +237,7 @@ def test_who_may_not_resign_is_not_offered_it(shop: Shop) -> None:
 @one_browser
 def test_a_screen_reader_finds_its_way(browser: Browser, shop: Shop) -> None:
     """Landmarks, headings, and what is read out when it changes; the keyboard gets to the button and back."""
-    replica = Replica(shop, "here")
+    replica = Replica(shop, "here", ttl=30)  # The button goes with the lease.
     browser.show(f"{replica.at}/ui")
     sees(browser, name="here", resign="Resign…")
     tree = browser.accessibility()
