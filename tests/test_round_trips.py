@@ -120,7 +120,7 @@ def test_a_guarded_key_takes_one_round_trip(place: Place, counted: Counted) -> N
 @every_place
 def test_renewals_by_time_take_one_round_trip_each(place: Place, counted: Counted) -> None:
     """A lease that is held for a while costs one request for each renewal, and nothing else."""
-    ttl, seconds = 1.5, 2.2
+    ttl, seconds = 3.0, 3.3
     with counted.store.lock("renewed", ttl=ttl) as lease:
         deadlines = {lease.deadline}
         before = counted._proxy.count().requests
