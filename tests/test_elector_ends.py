@@ -299,13 +299,13 @@ def test_at_least_once_goes_on_after_an_expiry(
     electorate: Electorate, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Silence stops no such work; it leads no more, says so to its callbacks, and is not called lingering."""
-    backend = Stubborn()
-    one = electorate.candidate(store_on(backend), "tolerated", ttl=SHORT, semantics="at-least-once")
-    one.until = lambda lease: None if len(one.works) > 1 else lease.ending.wait(2 * SHORT)
+    backend, ttl = Stubborn(), 1.2
+    one = electorate.candidate(store_on(backend), "tolerated", ttl=ttl, semantics="at-least-once")
+    one.until = lambda lease: None if len(one.works) > 1 else lease.ending.wait(2 * ttl)
     if electorate.colour == "asyncio":
 
         async def on(lease: Lease) -> None:
-            await lease.ending.wait_async(2 * SHORT)
+            await lease.ending.wait_async(2 * ttl)
 
         one.until = on
     one.run().leads()
