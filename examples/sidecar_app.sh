@@ -8,7 +8,7 @@
 #   - "expires_in" seconds after an answer that says "is_leader" was asked for, it does not count any more. So no
 #     answer is waited for longer, and a sidecar that hangs, or is gone, stops the command as well.
 #   - Nothing of the command works beside its successor. All its processes are asked to end (TERM), and $GRACE
-#     seconds later they are ended (KILL). The sidecar's --drain, by default 0.2 s, has to cover that.
+#     seconds later they are ended (KILL). The sidecar's --drain, by default 0.5 s, has to cover that.
 #   - Whatever the command sends is to carry $LEASES_TOKEN, for the resource to refuse what comes late.
 # Two things escape it: a process of the command that makes a group of its own, and a KILL of this script itself.
 set -u

@@ -456,4 +456,4 @@ def test_a_drain_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="drain=-1 is not a number of seconds"):
         Candidate("job", store="memory:", drain=-1)
     assert Candidate("job", store="memory:", ttl=0.5).drain < 0.1
-    assert Candidate("job", store="memory:").drain == 0.2
+    assert Candidate("job", store="memory:").drain == 0.5

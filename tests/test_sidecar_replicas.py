@@ -16,7 +16,7 @@ from leases_command import PATIENCE, Shop, until
 from sidecars import Sidecar, ask
 from stores import SHARED
 
-TTL = 3.0
+TTL = 5.0
 # The others with LEASES_LONG=1.
 on_stores = stores._every(
     tuple(kind for kind in SHARED if kind.name == "etcd" or os.environ.get("LEASES_LONG"))

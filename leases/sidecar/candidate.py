@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from leases.health import Health
     from leases.lease import Lease
 
-DRAIN: Final = 0.2  # seconds, or less for a short ttl
+DRAIN: Final = 0.5  # seconds, or less for a short ttl
 RELEASE_SECONDS: Final = 5.0
 _STEP: Final = 0.02  # between looks at whether the store has answered
 
@@ -64,7 +64,7 @@ class Candidate:
         metadata: what observers are to see.
         priority: as of `Elector`.
         drain: seconds between the moment at which it says that it does not lead any more and the release of
-            the lease, or its deadline: the time that the application has to stop. Default 0.2, or less for a
+            the lease, or its deadline: the time that the application has to stop. Default 0.5, or less for a
             short ttl.
         marks: what shows outside whether it leads.
 

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ttl", type=go_duration, default=15.0, metavar="SECS", help="of the lease; default 15")
     add(
         "--drain", type=duration, metavar="SECS",
-        help="from saying that it leads no more to the release; default 0.2",
+        help="from saying that it leads no more to the release; default 0.5",
     )  # fmt: skip
     add("--meta", type=pair, action="append", default=[], metavar="K=V", help="what others are to see")
     add("--priority", type=int, metavar="N", help="the higher one leads; default: whoever came first")
