@@ -22,6 +22,7 @@ from leases.contest import Work, take_part
 from leases.errors import ConfigurationError, LeaseLost
 from leases.health import GRACE, Health, check
 from leases.herald import Herald, ThreadHerald
+from leases.hub import Countdown
 from leases.identity import default_holder
 from leases.keeper import report
 from leases.lease import Lease, OnLost, Timeout, Word, check_timeout
@@ -200,14 +201,19 @@ class Elector:
         One look alone cannot tell a dead leader from one that lives, unless the store is on this host; it
         counts what this elector has seen before.
 
+        Args:
+            timeout: seconds in all, those of connecting included. Default 5.
+
         Raises:
             StoreError: the store could not be asked, or the record is not ours.
         """
         own = self._own()
         if own is not None:
             return own
+        countdown = Countdown(_positive(timeout))
+        self._lock._connect_in_time(countdown)
         hub = self._lock._connect()
-        slot = hub.backend.read(self.name, _positive(timeout))
+        slot = hub.backend.read(self.name, timeout - countdown.spent)
         sight = self._sight
         if sight is None:
             sight = self._sight = Sight(hub.boot)

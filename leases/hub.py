@@ -462,6 +462,13 @@ def hubs() -> list[Hub]:
     return list(_hubs)
 
 
+def is_connected(url: str) -> bool:
+    """Whether this process is connected to the store of a URL."""
+    with _hubs_mutex:
+        hub = _by_url.get(url)
+        return hub is not None and not hub.closed
+
+
 def shared_hub(url: str, use: Callable[[Hub], T]) -> T:
     """What somebody makes of the hub of a URL, which is connected now if this process has none yet.
 

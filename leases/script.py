@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from leases import logs
 from leases.errors import AcquireTimeout, ConfigurationError, LeasesError
 from leases.hooks import Began, NotAcquired, Subject, hooks
-from leases.hub import Opening
+from leases.hub import Opening, is_connected
 from leases.machine import Phase
 from leases.tenure import Grant, Tenure, Wish, nothing
 
@@ -40,6 +40,8 @@ def connecting(url: str, ring: Callable[[], object], countdown: Countdown) -> Ge
         StoreUnavailable: nothing is left of the seconds allowed.
         LeasesError: what `shared_hub` raises.
     """
+    if is_connected(url):  # Then no thread is needed for it.
+        return
     opening = Opening.of(url, ring)
     while not opening.over and countdown.left != 0:
         yield countdown.left

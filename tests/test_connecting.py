@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,19 @@ from typing import Any
 import pytest
 
 from hands import PATIENCE, Hands
-from leases import AcquireTimeout, ConfigurationError, Lock, MultiLock, Semaphore, StoreUnavailable, hub
+from leases import (
+    AcquireTimeout,
+    ConfigurationError,
+    Elector,
+    Lock,
+    MultiLock,
+    NotCurrent,
+    Semaphore,
+    StoreUnavailable,
+    hub,
+)
 from leases.contract import Slot
-from leases.fencing import Validator
+from leases.fencing import GuardedKey, Token, Validator
 from leases.testing.clock import ManualClock
 from stubborn import Stubborn, another_process, fresh_url, store_on, until
 
@@ -186,3 +197,69 @@ def test_nobody_waits_for_a_validator_that_hangs_connecting(awaited: bool, url: 
     assert not reached.is_set()
     reached.set()
     until(lambda: not valid(validator, awaited=awaited))
+
+
+def test_a_store_that_is_connected_needs_no_thread(
+    hands: Hands, url: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a lock that is made anew for each acquisition."""
+    mine = url(lambda: None)
+    hands.hand()("acquire", lock(mine), ALLOWED).release()
+
+    def start(opening: hub.Opening) -> None:
+        raise AssertionError("a thread was started")
+
+    monkeypatch.setattr(hub.Opening, "_start", start)
+    hands.hand()("acquire", lock(mine), ALLOWED).release()
+
+
+def who_leads(url: str, seconds: float) -> object:
+    return Elector("job", store=url).leader(seconds)
+
+
+def value_of(url: str, seconds: float) -> object:
+    return GuardedKey("job", "position", store=url, timeout=seconds).read()
+
+
+def written(url: str, seconds: float) -> None:
+    GuardedKey("job", "position", store=url, timeout=seconds).write(Token("job", 1, "me"), b"value")
+
+
+every_look = pytest.mark.parametrize("look", [who_leads, value_of, written])
+
+
+@every_look
+def test_a_look_counts_in_the_same_way(
+    look: Callable[[str, float], object], clock: ManualClock, backend: Stubborn, url: Connect
+) -> None:
+    """The store has what is left; where nothing is, it is not asked."""
+    allowed = list[float]()
+    backend.inner.read = heard(backend.inner.read, allowed)  # type: ignore[method-assign]
+    backend.inner.read_guarded = heard(backend.inner.read_guarded, allowed)  # type: ignore[method-assign]
+    with contextlib.suppress(NotCurrent):
+        look(url(lambda: clock.advance(ALLOWED - LEFT)), ALLOWED)
+    assert allowed == pytest.approx([LEFT])
+    with pytest.raises(StoreUnavailable, match="connecting"):
+        look(url(lambda: clock.advance(ALLOWED)), ALLOWED)
+    assert len(allowed) == 1
+
+
+def heard(asks: Callable[..., Any], allowed: list[float]) -> Callable[..., Any]:
+    """The same, whose last argument is kept: the seconds."""
+
+    def asked(*args: Any) -> Any:
+        allowed.append(args[-1])
+        return asks(*args)
+
+    return asked
+
+
+@every_look
+def test_nobody_waits_for_a_look_that_hangs_connecting(
+    look: Callable[[str, float], object], url: Connect
+) -> None:
+    """It is as with a lock."""
+    reached = threading.Event()
+    with pytest.raises(StoreUnavailable, match="connecting"):
+        look(url(reached.wait), LEFT)
+    reached.set()

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from leases import threads
 from leases.contract import Applied, Conflict, Slot, Unknown, cannot_guard
 from leases.errors import (
     ConfigurationError,
@@ -19,7 +20,7 @@ from leases.errors import (
 )
 from leases.fencing.level import Level
 from leases.fencing.token import Token, check_seconds, of_lock
-from leases.hub import Hub, shared_hub
+from leases.hub import Countdown, Hub, shared_hub
 from leases.lease import Lease
 from leases.record import check_key, check_name
 from leases.registry import scheme_of, store_url
@@ -76,7 +77,7 @@ class GuardedKey:
         name: the lock that guards.
         key: the key, 1 to 256 bytes of printable UTF-8.
         store: the lock's store, a URL or a connected store; default ``$LEASES_URL``, else the embedded one.
-        timeout: seconds for each call, all attempts included. Default 5.
+        timeout: seconds for each call, connecting and all attempts included. Default 5.
 
     Raises:
         ConfigurationError: an option that cannot work, or a store that has no such transaction.
@@ -141,7 +142,9 @@ class GuardedKey:
             StoreError: the store refused, or could not be asked.
             RecordRefused: what stands there was not written by `write`.
         """
-        body = self._connect().backend.read_guarded(self.name, self.key, self.timeout)
+        countdown = Countdown(self.timeout)
+        backend = self._connect_in_time(countdown).backend
+        body = backend.read_guarded(self.name, self.key, self.timeout - countdown.spent)
         return None if body is None else self._decode(body)
 
     async def write_async(self, lease: Lease | Token, /, value: bytes | str) -> None:
@@ -170,8 +173,14 @@ class GuardedKey:
             return _able(shared_hub(store_url(store), Hub.pin))
         return _able(store.hub)
 
+    def _connect_in_time(self, countdown: Countdown) -> Hub:
+        if self._store is None or isinstance(self._store, str):
+            threads.connect(store_url(self._store), countdown)
+        return self._connect()
+
     def _put(self, lease: Lease | Token, data: bytes | None) -> None:
-        token, hub = of_lock(self.name, lease), self._connect()
+        token, countdown = of_lock(self.name, lease), Countdown(self.timeout)
+        hub = self._connect_in_time(countdown)
         body = None if data is None else self._encode(token, data, hub.clock().wall)
         if isinstance(lease, Token):
             guard: _Guard = _GuardOfToken(hub.backend, token)
@@ -184,17 +193,19 @@ class GuardedKey:
             )
         try:
             with ExitStack() as until_written:
-                self._send(hub, guard, body, until_written)
+                self._send(hub, guard, body, self.timeout - countdown.spent, until_written)
         except _Over as over:
             raise NotCurrent(self.name, token.number, str(over)) from over.__cause__
         except _InDoubt as doubt:
             raise WriteUnknown(self.name, self.key, token.number) from doubt.__cause__
 
-    def _send(self, hub: Hub, guard: _Guard, body: bytes | None, until_written: ExitStack) -> None:
+    def _send(
+        self, hub: Hub, guard: _Guard, body: bytes | None, seconds: float, until_written: ExitStack
+    ) -> None:
         """Write as soon as the record that stands there is the guard's; whether it is, the guard tells."""
         clock, backend = hub.clock, hub.backend
-        ends = clock().wait + self.timeout
-        record, why = guard.record(self.timeout), "its holder renews it again and again"
+        ends = clock().wait + seconds
+        record, why = guard.record(seconds), "its holder renews it again and again"
         while (left := ends - clock().wait) > 0:
             match backend.write_guarded(record, self.key, body, left):
                 case Applied():
