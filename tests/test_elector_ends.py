@@ -271,9 +271,9 @@ def test_work_that_loops_for_ever_is_reported(
 ) -> None:
     """Another leads, this elector does not, its health and the log say that the work goes on, once."""
     store = store_on()
-    one = electorate.candidate(store, ttl=SHORT, holder="one")
+    one = electorate.candidate(store, ttl=1.5, holder="one")
     one.refuses().run().leads()
-    two = electorate.candidate(another_process(store), ttl=SHORT, holder="two").run()
+    two = electorate.candidate(another_process(store), ttl=1.5, holder="two").run()
     assert not goes_on(one)
     intrude(store, "job")
     two.leads()
