@@ -211,7 +211,8 @@ class Elector:
         if own is not None:
             return own
         countdown = Countdown(_positive(timeout))
-        self._lock._connect_in_time(countdown)
+        if not self._lock._connected:
+            self._lock._connect_in_time(countdown)
         hub = self._lock._connect()
         slot = hub.backend.read(self.name, timeout - countdown.spent)
         sight = self._sight

@@ -465,8 +465,7 @@ def hubs() -> list[Hub]:
 def is_connected(url: str) -> bool:
     """Whether this process is connected to the store of a URL."""
     with _hubs_mutex:
-        hub = _by_url.get(url)
-        return hub is not None and not hub.closed
+        return _open_hub(url) is not None
 
 
 def shared_hub(url: str, use: Callable[[Hub], T]) -> T:
@@ -482,19 +481,25 @@ def shared_hub(url: str, use: Callable[[Hub], T]) -> T:
     """
     scheme_of(url)
     with _hubs_mutex:
-        hub = _by_url.get(url)
-        if hub is not None and not hub.closed:
+        hub = _open_hub(url)
+        if hub is not None:
             return use(hub)
         turn = _turns.setdefault(url, threading.Lock())
     with turn:  # One store that takes its time to connect holds up no other.
         with _hubs_mutex:
-            hub = _by_url.get(url)
-            if hub is not None and not hub.closed:
+            hub = _open_hub(url)
+            if hub is not None:
                 return use(hub)
         backend = open_backend(url)
         with _hubs_mutex:
             hub = _by_url[url] = Hub(backend, url)
             return use(hub)
+
+
+def _open_hub(url: str) -> Hub | None:
+    """The hub of a URL that is in use; with the mutex of all hubs."""
+    hub = _by_url.get(url)
+    return None if hub is None or hub.closed else hub
 
 
 class Opening:

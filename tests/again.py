@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> int:
         print(f"again: not tried, for {len(failures.names)} failed, and at most {MOST} can be called weather")
         return status
     print(f"again: alone, and once: {', '.join(failures.names)}", flush=True)
-    second = subprocess.run([sys.executable, "-m", "pytest", *failures.names], check=False).returncode
+    # Another Python may be at its tests in the same folder, so nothing is kept there.
+    alone = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *failures.names]
+    second = subprocess.run(alone, check=False).returncode
     if second == 0:
         print(f"again: failed among the others and passed alone, see above: {', '.join(failures.names)}")
     return second
